@@ -26,6 +26,7 @@ from fxprune.pytorch.modes import show_blocks
 from fxprune.pytorch.modules import clone_sharing
 from fxprune.pytorch.torch_private import backward_hooks_of
 
+from .caches import without_caches
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .idle_questions import drop_idle_questions
 from .mode_guards import guard_modes
@@ -125,13 +126,16 @@ def captures(
                 if found.hopeless:
                     raise failures.as_error()
                 continue
+            source = model
+            if check and module.meta[WAY] == "concrete":
+                again = functools.partial(capture, decomposed=decomposed, ways=["concrete"])
+                source, module, found = without_caches(model, module, example_inputs, found, again)
             if found.in_training:
                 refuse_training(module, found.in_training)
             guard_modes(module, found.modes)
             module.meta[UNCHECKED] = found.unchecked
             if check and module.meta[WAY] == "concrete":
-                again = functools.partial(capture, model, decomposed=decomposed, ways=["concrete"])
-                admit_one_sample(module, example_inputs, again)
+                admit_one_sample(module, example_inputs, functools.partial(again, source))
             if outputs is not None:
                 select_outputs(module, outputs)
             yield module

@@ -63,7 +63,12 @@ class Difference:
 
 
 def difference(
-    model: nn.Module, module: fx.GraphModule, example_inputs: Inputs, *, stated: Collection[str] = ()
+    model: nn.Module,
+    module: fx.GraphModule,
+    example_inputs: Inputs,
+    *,
+    stated: Collection[str] = (),
+    eval_only: bool = False,
 ) -> Difference:
     """Compare a captured graph with its model on the example, and on other numbers.
 
@@ -72,6 +77,7 @@ def difference(
         module: graph that shares its tensors.
         example_inputs: tensors on the meta device are replaced by random numbers.
         stated: what the model may ask of tensors and the graph need not, since its layers state it themselves.
+        eval_only: compare in eval mode, without autocast.
 
     Raises:
         CaptureError: the model does not run on the example.
@@ -89,16 +95,16 @@ def difference(
         for inputs, setting in settings:
             try:
                 with setting:
-                    return _difference(pair, inputs)
+                    return _difference(pair, inputs, eval_only)
             except CaptureError as error:
                 failure = failure or error
         assert failure is not None
         raise failure
 
 
-def _difference(pair: Pair, inputs: Inputs) -> Difference:
+def _difference(pair: Pair, inputs: Inputs, eval_only: bool) -> Difference:
     always = _in_eval(pair, inputs)
-    if always:
+    if always or eval_only:
         return Difference(always, hopeless=always.startswith(KEEPS), unasked=bool(pair.programs.unasked))
     always, unknown = difference_under_autocast(pair, inputs)
     if always:

@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.arguments.inputs import Inputs, inputs_for, run_on
 from fxprune.pytorch.data_writes import attribute_writes
+from fxprune.pytorch.modules import device_of, map_tensors
 from fxprune.pytorch.source import line_of
 from fxprune.pytorch.torch_private import pytree
 
 from .contents import contents_of, line_naming
+from .example_values import values_of
+from .observation import generators_restored
 
 KEEPS = "the model keeps"
 
@@ -101,6 +105,15 @@ class Attributes:
 
     def _path(self, key: tuple[int, str]) -> str:
         return ".".join(filter(None, (self._names[key[0]], key[1])))
+
+
+def attributes_set(model: nn.Module, inputs: Inputs) -> set[str]:
+    """Run a copy of a model, and name the attributes that the call sets."""
+    twin = map_tensors(model, lambda _, tensor: tensor.detach().clone())
+    given, watched = inputs_for(twin, values_of(inputs, device_of(twin))), Attributes(twin)
+    with generators_restored(), torch.no_grad(), watched.watched():
+        run_on(twin, given)
+    return watched.assigned()
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

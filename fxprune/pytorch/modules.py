@@ -111,7 +111,7 @@ def _inside(root: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def _kept_tensors(module: nn.Module) -> list[torch.Tensor]:
+def kept_tensors(module: nn.Module) -> list[torch.Tensor]:
     """List the tensors in the attributes of a module that are neither parameters nor buffers."""
     kept = {name: value for name, value in vars(module).items() if name not in _TABLES}
     return [leaf for leaf in pytree.tree_leaves(kept) if isinstance(leaf, torch.Tensor)]
@@ -121,7 +121,7 @@ def _forgets(module: nn.Module) -> bool:
     """Tell whether a module may drop tensors by a ``train`` of its own."""
     if type(module).train is nn.Module.train or isinstance(module, (fx.GraphModule, torch.jit.ScriptModule)):
         return False
-    return bool(_kept_tensors(module))
+    return bool(kept_tensors(module))
 
 
 def _forget(module: nn.Module) -> None:
@@ -134,7 +134,7 @@ def _forget(module: nn.Module) -> None:
         for table in (table for each in inside for table in tensor_tables(each)):
             table.update({k: None if t is None else torch.empty_like(t, device="meta") for k, t in table.items()})
         module.train()
-        done = list(module.modules()) == inside and not any(t.is_meta for each in inside for t in _kept_tensors(each))
+        done = list(module.modules()) == inside and not any(t.is_meta for each in inside for t in kept_tensors(each))
     except Exception:  # a model may do anything here: then it stays as it is
         done = False
     for each, attributes, tables in before:

@@ -123,3 +123,51 @@ def test_a_plan_holds_when_the_network_has_kept_a_table_of_another_shape():
     assert not torch.allclose(snapped(tokens), wanted, atol=1e-3)
     assert torch.allclose(fxprune.narrow(snapped, plan)(tokens), snapped(tokens), atol=1e-6)  # float32
     assert torch.allclose(narrow_unequal(net, plan)(tokens), snapped(tokens), atol=1e-6)
+
+
+class Detector(nn.Module):
+    """Keeps a place for each position until the sizes of its map change, as heads of YOLO do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.shape, self.places = None, torch.empty(0)
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        if self.shape != y.shape:
+            self.shape, self.places = y.shape, y.new_ones(y.shape[2:]).cumsum(0)
+        return self.b(y) * self.places
+
+
+class Longest(Detector):
+    """Keeps numbers that depend on the most samples so far, as rotary embeddings of growing length do."""
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        if self.shape is None or len(x) > self.shape:
+            self.shape, self.places = len(x), y.new_ones(len(x)).cumsum(0) / len(x)
+        return self.b(y) * self.places[: len(x), None, None, None]
+
+
+def narrow_of(net, plan):
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    return lambda x: (narrow(x), snapped(x))
+
+
+@pytest.mark.parametrize("used", [1, 2, 5])
+def test_what_was_kept_for_one_batch_does_not_bind_the_network_to_it(used):
+    net = Detector().eval()
+    net(X[:1].expand(used, -1, -1, -1))
+    coupling = fxprune.couple(net, X)
+    assert (coupling.digest, str(coupling.batch)) == (fxprune.couple(Detector().eval(), X).digest, "any")
+    both = narrow_of(net, fxprune.plan(coupling, keep=0.5))
+    for batch in (used, 1, 2, 3, used):
+        assert torch.allclose(*both(torch.linspace(-1, 1, batch * 192).reshape(batch, 3, 8, 8)), atol=1e-5)  # float32
+
+
+def test_what_depends_on_earlier_batches_binds_the_network_to_the_example():
+    net = Longest().eval()
+    net(X)
+    assert str(fxprune.couple(net, X).batch) == "2 only"
