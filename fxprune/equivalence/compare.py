@@ -31,6 +31,7 @@ from .example_values import changed, doubled_on_meta, values_of
 from .first_layer import first_layer
 from .kept_state import KEEPS, Attributes
 from .observation import Observation, compare, generators_restored, observe, try_to_observe
+from .other_batches import difference_at_other_batches
 from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .pair import Pair
 from .real_run import RealRun
@@ -146,7 +147,8 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 def _in_eval(pair: Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
     model = pair.copy(pair.model)
-    return _in_two_calls(pair, model, Attributes(model, pair.whole), first)
+    why = _in_two_calls(pair, model, Attributes(model, pair.whole), first)
+    return difference_at_other_batches(*pair.copies(), first) if not why and pair.assigns else why
 
 
 def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
@@ -162,6 +164,7 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
             f"{type(model).__name__} returns a {kind} tensor, which no comparison takes: return it dense."
         )
     pair.take_caches(wanted, attributes.assigned())
+    pair.assigns = bool(attributes.assigned())
     _prove(pair, record, model, first)
     if pair.programs.unasked:
         return only_the_model_asks(pair.programs.unasked)

@@ -8,6 +8,7 @@ from helpers.unequal import narrow_unequal
 from torch import nn
 
 import fxprune
+from fxprune.errors import CaptureError
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 
@@ -171,3 +172,18 @@ def test_what_depends_on_earlier_batches_binds_the_network_to_the_example():
     net = Longest().eval()
     net(X)
     assert str(fxprune.couple(net, X).batch) == "2 only"
+
+
+class Counting(Detector):
+    """Counts the sizes that it has seen."""
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        if self.shape != y.shape:
+            self.shape, self.places = y.shape, self.places.new_ones(1 + self.places.numel())
+        return self.b(y) * self.places.sum()
+
+
+def test_what_changes_with_each_new_size_is_refused():
+    with pytest.raises(CaptureError, match="after a call at another batch, output 0 differs"):
+        fxprune.couple(Counting().eval(), X)
