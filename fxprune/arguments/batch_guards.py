@@ -23,7 +23,9 @@ _Line = tuple[Fraction, Fraction]
 
 _COMPARISONS = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
 _LOGIC = {operator.and_, operator.or_, operator.xor, operator.not_, operator.truth, bool}
-_EVEN = {operator.add, operator.sub, operator.mul, operator.neg, operator.getitem, getattr, len, int}
+_EVEN = {operator.add, operator.sub, operator.mul, operator.neg, operator.getitem, getattr, len, int, float}
+_EVEN |= {math.trunc, math.floor, math.ceil, round}  # of whole numbers, as all that lie on a line here are
+_DIVISIONS = {operator.mod, operator.floordiv, operator.truediv}
 _EVEN_METHODS = {"size", "numel", "nelement", "dim", "ndimension", "__len__"}
 
 
@@ -126,22 +128,27 @@ class _Turns:
         for batch, run in self._numbers.items():
             found: Any = run.get(value) if isinstance(value, fx.Node) else value
             seen.append((batch, [*found] if isinstance(found, (tuple, list)) else [found]))
-        if any(len(row) != len(seen[0][1]) or any(type(x) is not int for x in row) for _, row in seen):
+        if any(len(row) != len(seen[0][1]) or not all(map(_is_integer, row)) for _, row in seen):
             return None
-        return _fitted(seen)
+        return _fitted([(batch, [*map(int, row)]) for batch, row in seen])
 
     def _is_whole(self, value: fx.Node) -> bool:
         """Tell whether a number divides what its dividend grows by, as the windows of all samples."""
-        if value.target not in (operator.mod, operator.floordiv) or not self._is_constant(value.args[1]):
+        if value.target not in _DIVISIONS or not self._is_constant(value.args[1]):
             return False
         parts = [self._lines(part) or [] for part in value.args]
         if [len(part) for part in parts] != [1, 1]:
             return False
-        ((slope, _),), ((_, divisor),) = parts
-        return divisor != 0 and slope % divisor == 0
+        ((slope, offset),), ((_, divisor),) = parts
+        rest = offset % divisor if divisor and value.target is operator.truediv else 0
+        return divisor != 0 and slope % divisor == rest == 0
 
     def _is_number(self, node: fx.Node) -> bool:
         return all(node in run for run in self._numbers.values())
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and value.is_integer())
 
 
 def _meeting(left: _Line, right: _Line) -> set[int]:

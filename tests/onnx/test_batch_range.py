@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from helpers.unequal import narrow_snapped
@@ -74,6 +76,11 @@ DECISIONS = {
     "whole windows of all samples": (lambda x, y: x.flatten(0, 2).shape[0] % 8 == 0, "any"),
     "windows of all samples": (lambda x, y: x.flatten(0, 2).shape[0] // 8 > 1, "any"),
     "windows of some samples": (lambda x, y: x.flatten(0, 2).shape[0] % 16 == 8, "3 only"),
+    "windows of all samples, by a float": (
+        lambda x, y: math.trunc(x.flatten(0, 2).shape[0] / (x.shape[2] * x.shape[3] / 4 / 4)) > 1,  # as in Swin
+        "any",
+    ),
+    "half windows, by a float": (lambda x, y: int(x.flatten(0, 2).shape[0] / 16) > 1, "3 only"),
     "windows of a part": (lambda x, y: (8 - x.size()[2:][1] % 8) % 8 > 0, "any"),
     "many": (lambda x, y: x.shape[0] > 7, "1 to 7"),
     "a part that is counted": (lambda x, y: len(x.size()[: 1 + (x.shape[0] > 50) * (x.shape[0] < 99)]) == 1, "3 only"),

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 # During a trace, PyTorch puts a function of its own into `math`, which no file can name.
-_TRUNC = math.trunc
+TRUNC = math.trunc
 # Packages whose functions no model's code is in.
 _OTHERS = frozenset({"torch", "fxprune", "builtins", "numpy"})
 
@@ -28,7 +28,7 @@ class _Kind(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         number = args[0] if len(args) == 1 and type(args[0]) is not int else None
         if isinstance(number, fx.Proxy) and isinstance(number, (builtins.int, builtins.float)):
-            return number.tracer.create_proxy("call_function", _TRUNC, (number,), {})
+            return number.tracer.create_proxy("call_function", TRUNC, (number,), {})
         return builtins.int(*args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:

@@ -15,7 +15,7 @@ from torch import fx
 from fxprune.pytorch.torch_private import pytree
 
 from .claimed_types import claims_type
-from .integers import recorded_method
+from .integers import TRUNC, recorded_method
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
 
 if TYPE_CHECKING:
@@ -215,7 +215,9 @@ class ConcreteProxy(InPlaceProxy):
         return int(self.tracer.fixed(self, "ndim"))
 
     def __int__(self) -> int:
-        return int(self.tracer.decide(self, int))
+        cut = isinstance(self.tracer.value(self.node), float)
+        whole = self.tracer.create_proxy("call_function", TRUNC, (self,), {}) if cut else self
+        return int(self.tracer.decide(whole, int))
 
     def __round__(self, digits: int | None = None) -> Any:
         return round(self.tracer.decide(self, lambda value: value), digits)
