@@ -36,6 +36,12 @@ SUBJECTS = (
     "fxprune/analysis/rules/*.py",
     "fxprune/analysis/groups/grouping.py",
     "fxprune/analysis/groups/codes.py",
+    "fxprune/analysis/channels.py",
+    "fxprune/analysis/fixed_lengths.py",
+    "fxprune/analysis/lengths.py",
+    "fxprune/analysis/operation.py",
+    "fxprune/equivalence/other_modes.py",
+    "fxprune/capture/mode_guards.py",
     "passes/merge/*.py",
     "passes/rewrite/*.py",
 )
@@ -46,7 +52,8 @@ TESTS = (
     "merge/test_settle.py", "rewrite/test_narrow_networks.py", "rewrite/test_layouts.py", "csgd/test_csgd.py",
     "rewrite/test_views.py", "rewrite/test_lengths.py",
     "analysis/test_channels.py", "analysis/test_repeats.py", "analysis/test_shares.py",
-    "calibration/test_merged.py",
+    "calibration/test_merged.py", "capture/test_capture_guards.py", "capture/test_modes.py",
+    "equivalence/test_equivalence.py", "equivalence/test_program.py",
 )  # fmt: skip
 # A test that takes longer than this is left out.
 MOST_SECONDS = 8.0
@@ -84,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(session: Session, args: argparse.Namespace) -> None:
     lines, seconds = _lines(session)
     done, deadline = known(), time.monotonic() + args.seconds
-    chosen = [mutant for mutant in every_mutant(args.seed)[: args.sample] if args.only in mutant.key]
+    chosen = _chosen(args)[: args.sample]
     again = {place for place, row in done.items() if args.survivors and not row["outcome"].startswith("killed")}
     again = {place for place in again if place[0] not in reasons()}
     todo = [mutant for mutant in chosen if mutant.place not in done or mutant.place in again]
@@ -113,6 +120,11 @@ def _run(session: Session, args: argparse.Namespace) -> None:
             file.flush()
             if not said.startswith("killed"):
                 print(f"{at + 1}/{len(todo)} {mutant.path}:{mutant.line} {said}: {mutant.key}", flush=True)
+
+
+def _chosen(args: argparse.Namespace) -> list[Mutant]:
+    """Return all mutants whose keys contain one of the given texts, in the order of the seed."""
+    return [mutant for mutant in every_mutant(args.seed) if any(text in mutant.key for text in args.only)]
 
 
 def _in_turn(names: Sequence[str]) -> list[str]:
@@ -157,7 +169,7 @@ def reasons() -> dict[str, str]:
 
 
 def _report(args: argparse.Namespace) -> int:
-    every = every_mutant(args.seed)
+    every = _chosen(args)
     every, in_all = every[: args.sample], len(every)
     done, why = known(), reasons()
     by_file: dict[str, Counter[str]] = {path: Counter() for path in subjects()}
@@ -230,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="draws the sample (default: 0)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin none after so long (default: never)")
     parser.add_argument("--tests", type=float, default=float("inf"), help="seconds of tests for each (default: all)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="those whose key contains this")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="those whose key contains one of these")
     parser.add_argument("--survivors", action="store_true", help="also those that survived without a reason, again")
     parser.add_argument("--report", action="store_true", help="try nothing, only write the report")
     return parser
