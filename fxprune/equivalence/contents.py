@@ -106,7 +106,7 @@ def _described(value: Any, seen: dict[int, Any]) -> list[str]:
 
 
 def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Yield the types of what a value holds, and the numbers, texts and names of functions in it, as text."""
+    """Yield the types in a value, and its numbers, texts and names of functions, as text."""
     waiting = [value]
     while waiting:
         value = waiting.pop()

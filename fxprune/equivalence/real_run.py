@@ -36,7 +36,7 @@ class RealRun(Recorder):
 
     @property
     def holds_questions(self) -> bool:
-        """Whether the network holds functions of autocast, as in a table, that no watch of their names sees."""
+        """Whether the network holds functions of autocast that no watch of names sees."""
         return any("autocast" in text for texts in self._kept[1].values() for text in texts)
 
     @contextlib.contextmanager
