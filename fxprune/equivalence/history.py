@@ -1,4 +1,4 @@
-"""Questions about the history and the place of a tensor: where it comes from, who wrote to it, where it lies.
+"""Questions about how a tensor came about: what made it, who wrote to it, where it lies.
 
 A graph of operators, as an export is, answers them once and for all.
 """
