@@ -25,6 +25,7 @@ ORDER = (
     "Views at other sizes",
     "Damaged files",
     "Mutations of the sources",
+    "Mutations of lengths and modes",
     "Rounding",
 )
 

@@ -36,6 +36,12 @@ SUBJECTS = (
     "fxprune/analysis/rules/*.py",
     "fxprune/analysis/groups/grouping.py",
     "fxprune/analysis/groups/codes.py",
+    "fxprune/analysis/channels.py",
+    "fxprune/analysis/fixed_lengths.py",
+    "fxprune/analysis/lengths.py",
+    "fxprune/analysis/operation.py",
+    "fxprune/equivalence/other_modes.py",
+    "fxprune/capture/mode_guards.py",
     "passes/merge/*.py",
     "passes/rewrite/*.py",
 )
@@ -46,7 +52,8 @@ TESTS = (
     "merge/test_settle.py", "rewrite/test_narrow_networks.py", "rewrite/test_layouts.py", "csgd/test_csgd.py",
     "rewrite/test_views.py", "rewrite/test_lengths.py",
     "analysis/test_channels.py", "analysis/test_repeats.py", "analysis/test_shares.py",
-    "calibration/test_merged.py",
+    "calibration/test_merged.py", "capture/test_capture_guards.py", "capture/test_modes.py",
+    "equivalence/test_equivalence.py", "equivalence/test_program.py",
 )  # fmt: skip
 # A test that takes longer than this is left out.
 MOST_SECONDS = 8.0
@@ -77,14 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 if a mutant survived for which there is no reason."""
     args = _parser().parse_args(argv)
     if not args.report:
-        with_tests(TESTS, lambda session: _run(session, args))
+        with_tests(args.files, lambda session: _run(session, args))
     return _report(args)
 
 
 def _run(session: Session, args: argparse.Namespace) -> None:
-    lines, seconds = _lines(session)
+    lines, seconds = _lines(session, args)
     done, deadline = known(), time.monotonic() + args.seconds
-    chosen = [mutant for mutant in every_mutant(args.seed)[: args.sample] if args.only in mutant.key]
+    chosen = _chosen(args)[: args.sample]
     again = {place for place, row in done.items() if args.survivors and not row["outcome"].startswith("killed")}
     again = {place for place in again if place[0] not in reasons()}
     todo = [mutant for mutant in chosen if mutant.place not in done or mutant.place in again]
@@ -115,6 +122,11 @@ def _run(session: Session, args: argparse.Namespace) -> None:
                 print(f"{at + 1}/{len(todo)} {mutant.path}:{mutant.line} {said}: {mutant.key}", flush=True)
 
 
+def _chosen(args: argparse.Namespace) -> list[Mutant]:
+    """Return all mutants whose keys contain one of the given texts, in the order of the seed."""
+    return [mutant for mutant in every_mutant(args.seed) if any(text in mutant.key for text in args.only)]
+
+
 def _in_turn(names: Sequence[str]) -> list[str]:
     """Return the first test of each file, then the second of each, and so on."""
     before = Counter[str]()
@@ -125,16 +137,17 @@ def _in_turn(names: Sequence[str]) -> list[str]:
     return [name for _, name in sorted(places, key=lambda place: place[0])]
 
 
-def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
+def _lines(session: Session, args: argparse.Namespace) -> tuple[Lines, dict[str, float]]:
     """Which tests run which lines; kept on disk, as long as neither sources nor tests change."""
-    files = [ROOT / path for path in subjects()] + [ROOT / "tests" / name for name in TESTS]
+    paths = sorted({mutant.path for mutant in _chosen(args)})
+    files = [ROOT / path for path in paths] + [ROOT / "tests" / name for name in args.files]
     for folder in ("tests/samples", "tests/samples/across", "benchmarks/random_networks"):
         files += sorted((ROOT / folder).glob("*.py"))
     sha = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     kept = WORK / "lines.json"
     stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     if stored.get("sha") != sha:
-        lines, seconds = tests_by_line(session, subjects(), MOST_SECONDS)
+        lines, seconds = tests_by_line(session, paths, MOST_SECONDS)
         number = {name: at for at, name in enumerate(seconds)}
         stored = {
             "sha": sha,
@@ -145,7 +158,7 @@ def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
         kept.write_text(json.dumps(stored), encoding="utf-8")
     names = list(stored["seconds"])
     lines = {(path, line): [names[at] for at in run_it] for path, line, run_it in stored["lines"]}
-    for path in subjects():
+    for path in paths:
         # A file may have tables only, and no function that runs.
         lines[path, 0] = sorted({name for (of, _), run_it in lines.items() if of == path for name in run_it}) or names
     return lines, stored["seconds"]
@@ -157,10 +170,10 @@ def reasons() -> dict[str, str]:
 
 
 def _report(args: argparse.Namespace) -> int:
-    every = every_mutant(args.seed)
+    every = _chosen(args)
     every, in_all = every[: args.sample], len(every)
     done, why = known(), reasons()
-    by_file: dict[str, Counter[str]] = {path: Counter() for path in subjects()}
+    by_file: dict[str, Counter[str]] = {path: Counter() for path in sorted({mutant.path for mutant in every})}
     open_ones = []
     for mutant in every:
         count = by_file[mutant.path]
@@ -196,7 +209,7 @@ def _report(args: argparse.Namespace) -> int:
     page = fill(
         "mutation/page.md.jinja",
         tests=tests,
-        files=len(TESTS),
+        files=len(args.files),
         most=MOST_SECONDS,
         tried=total["tried"],
         mutants=in_all,
@@ -207,7 +220,7 @@ def _report(args: argparse.Namespace) -> int:
         rows=rows,
         survivors=survivors,
     )
-    write_section("Mutations of the sources", page)
+    write_section(args.section, page)
     print(f"{total['tried']} of {total['mutants']} mutants tried, {total['killed']} killed, {len(open_ones)} open")
     return 1 if open_ones else 0
 
@@ -230,7 +243,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="draws the sample (default: 0)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin none after so long (default: never)")
     parser.add_argument("--tests", type=float, default=float("inf"), help="seconds of tests for each (default: all)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="those whose key contains this")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="those whose key contains one of these")
+    parser.add_argument(
+        "--files", nargs="+", default=TESTS, metavar="FILE", help="of tests (default: all that may see one)"
+    )
+    parser.add_argument(
+        "--section", default="Mutations of the sources", metavar="TITLE", help="of the page, to replace"
+    )
     parser.add_argument("--survivors", action="store_true", help="also those that survived without a reason, again")
     parser.add_argument("--report", action="store_true", help="try nothing, only write the report")
     return parser

@@ -36,6 +36,7 @@ from .overloads import choose_overloads, drop_sizes_stated_twice
 from .refusals import untraceable
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
+from .tracing.recorder import ObjectAskedError
 from .tracing.registered_functions import keeps_functions
 from .tracing.symbolic import SymbolicTracer, reads_any
 from .training_flag import FlagWatcher, follow_training, traced_modules
@@ -209,6 +210,7 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, inputs: Inputs, failures: _
         # The error of a concrete trace says more than that of a symbolic one.
         if way == "concrete" or failures.traced is None:
             failures.traced = tracer, error
+        failures.unasked |= isinstance(error, ObjectAskedError)
         return None
     module.meta[CUSTOM_GRADIENTS] = [*tracer.custom_functions]
     if reads.found:

@@ -29,11 +29,13 @@ from fxprune.pytorch.torch_private import pytree
 
 from .example_values import changed, doubled_on_meta, values_of
 from .first_layer import first_layer
+from .history import HistoryQuestions
 from .kept_state import KEEPS, Attributes
 from .observation import Observation, compare, generators_restored, observe, try_to_observe
 from .other_batches import difference_at_other_batches
 from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .pair import Pair
+from .program import only_the_model_asks
 from .real_run import RealRun
 from .training import noise_in_weights, training_difference
 from .under_autocast import difference_under_autocast
@@ -154,9 +156,10 @@ def _in_eval(pair: Pair, first: Inputs) -> str:
 def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
     second = pytree.tree_map_only(Tensor, changed, first)
     record = None if pair.exported else pair.programs.record(model)
+    history = HistoryQuestions()
     try:
         with attributes.watched():
-            wanted = observe(model, first, None if record is None else record.recording)
+            wanted = observe(model, first, history.recording if record is None else record.recording)
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} {unfit(model, first, error)}") from error
     if kind := next(filter(None, map(_special_kind, wanted.outputs)), ""):
@@ -166,8 +169,8 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     pair.take_caches(wanted, attributes.assigned())
     pair.assigns = bool(attributes.assigned())
     _prove(pair, record, model, first)
-    if pair.programs.unasked:
-        return only_the_model_asks(pair.programs.unasked)
+    if asked := pair.programs.unasked or history.found:
+        return only_the_model_asks(asked)
     # What was put into a list or a table may be read by later calls: numbers must decide.
     pair.may_ask_modes |= bool(attributes.changed_containers or attributes.assigned())
     pair.proven = pair.proven and not attributes.changed_containers
@@ -189,11 +192,6 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     return _where_gradients_are_recorded(model, module, second) if pair.exported else ""
 
 
-def only_the_model_asks(question: str) -> str:
-    """Describe a question that no graph of the model asks."""
-    return f"only the model asks for {question}, where it tells tensors from what stands for them in a trace"
-
-
 def _prove(pair: Pair, record: RealRun | None, model: nn.Module, inputs: Inputs) -> None:
     """Find out whether both certainly run one program in eval mode, and in other modes, too."""
     if record is None:
@@ -204,6 +202,7 @@ def _prove(pair: Pair, record: RealRun | None, model: nn.Module, inputs: Inputs)
     if not pair.proven and not pair.programs.is_of_model(record):
         pair.may_ask_modes = True
         pair.proven = pair.asks_modes = prove()
+    pair.asks_modes |= record.holds_questions
 
 
 def _at_a_second_call(pair: Pair, model: nn.Module, module: nn.Module, attributes: Attributes, second: Inputs) -> str:

@@ -106,7 +106,7 @@ def _described(value: Any, seen: dict[int, Any]) -> list[str]:
 
 
 def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Yield the types of what a value holds, and the numbers and texts in it, as text."""
+    """Yield the types in a value, and its numbers, texts and names of functions, as text."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -115,7 +115,7 @@ def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
         elif isinstance(value, bytes):
             yield str(hash(value))
         else:
-            yield type(value).__name__
+            yield (value if isinstance(value, types.BuiltinFunctionType) else type(value)).__name__
             if id(value) not in seen and not isinstance(value, _OPAQUE):
                 seen[id(value)] = value  # so that no other gets its identity
                 waiting += _parts(value)

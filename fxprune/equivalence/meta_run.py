@@ -95,10 +95,7 @@ class MetaRun(Recorder):
 
     def _ask(self, function: Any, tensor: Tensor, asker: FrameType) -> None:
         """Note what code of a network asks of a tensor, or that of its graph."""
-        name = function.__name__ if function.__name__ != "__get__" else function.__self__.__name__
-        while asker.f_code.co_filename in _HANDED_ON and asker.f_code.co_name in ("handle_torch_function", name):
-            assert asker.f_back is not None
-            asker = asker.f_back
+        name, asker = asked(function, asker)
         path = asker.f_code.co_filename
         if self._paused or (is_machinery(path) and not is_graph(path)):
             return
@@ -175,6 +172,15 @@ class _Functions(TorchFunctionMode):
         if not isinstance(out, Tensor) and args and isinstance(args[0], Tensor) and _is_answer(func, out):
             self._ask(func, args[0], sys._getframe(1))
         return out
+
+
+def asked(function: Any, asker: FrameType) -> tuple[str, FrameType]:
+    """Return what a function of tensors tells, and the frame that asks for it."""
+    name = function.__name__ if function.__name__ != "__get__" else getattr(function.__self__, "__name__", "")
+    while asker.f_code.co_filename in _HANDED_ON and asker.f_code.co_name in ("handle_torch_function", name):
+        assert asker.f_back is not None
+        asker = asker.f_back
+    return name, asker
 
 
 def _is_answer(function: Any, out: Any) -> bool:

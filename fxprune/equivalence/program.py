@@ -184,6 +184,11 @@ def _unasked(wanted: MetaRun, found: MetaRun, equal: bool, stated: Collection[st
     return min((f"`{key[0]}` at {wanted.asked[key][0]}" for key in missing), default="")
 
 
+def only_the_model_asks(question: str) -> str:
+    """Describe a question that no graph of the model asks."""
+    return f"only the model asks for {question}, where it tells tensors from what stands for them in a trace"
+
+
 def _without_devices(operators: list[Any]) -> list[Any]:
     """Return a program as it is on any device: those of a call with numbers are all the same."""
     return [

@@ -34,6 +34,11 @@ class RealRun(Recorder):
         super().__init__(network, names)
         self._device = device_of(network)
 
+    @property
+    def holds_questions(self) -> bool:
+        """Whether the network holds functions of autocast that no watch of names sees."""
+        return any("autocast" in text for texts in self._kept[1].values() for text in texts)
+
     @contextlib.contextmanager
     def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
         """Record one call, as a context of :func:`~fxprune.equivalence.observation.observe`."""

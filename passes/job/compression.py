@@ -26,6 +26,7 @@ from fxprune.passes.latency import plan_to, times_for
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import Job, Target, with_options_of, write_recipe
 from fxprune.passes.planning import load_plan
+from fxprune.passes.planning import plan as make_plan
 from fxprune.passes.report import Result
 from fxprune.passes.store import (
     ONNX,
@@ -44,11 +45,12 @@ from fxprune.passes.store import (
 )
 from fxprune.plans import Plan
 
+from .batches import check_batches, check_narrow
 from .clock import Clock, named
 from .finished import finished
 from .journal import open_journal
 from .measure import measure_rows
-from .prepare import check_batches, images_for, prepare, target_of, teacher_from_file
+from .prepare import images_for, prepare, target_of, teacher_from_file
 from .recorded import record, write_result
 from .resume import Checkpoints, check_checkpoints, files_read, kept_times, open_phases
 from .stages import most_stages, narrow_in_stages, widths_of_stages
@@ -196,6 +198,8 @@ class Compression:
                 )
                 # The clusters need trained weights.
                 self.plan = plan_to(self.target, self.coupling, method="even", times=self.times)
+            last = self.plan or make_plan(self.coupling, widths=self.widths[-1], method="even")
+            check_narrow(last, self.network.model, self.data.test)
 
     @contextmanager
     def recorded(self, checkpoints: Checkpoints) -> Iterator[Trainer]:

@@ -38,9 +38,10 @@ from fxprune.passes.store import (
 )
 from fxprune.plans import Plan
 
+from .batches import check_batches, check_narrow
 from .clock import Clock, named
 from .measure import measure_folded
-from .prepare import check_batches, check_export
+from .prepare import check_export
 from .recorded import record, write_result
 from .resume import files_read
 from .samples import Samples, network_and_data, samples_of
@@ -113,6 +114,7 @@ class _Folding:
                 else:
                     times = times_for(self.job, coupling)
                     plan = plan_to(self.job, coupling, samples.cluster, times=times)
+                check_narrow(plan, network.model, samples.test)
             nets, small = self.fold(network.model, plan, samples)
             nets.narrow.meta["preprocessing"] = preprocessing
             folder = stack.enter_context(output.aside(RESULTS, reads))

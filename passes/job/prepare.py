@@ -13,15 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import couple
-from fxprune.arguments.batches import ANY_BATCH, BatchRange
 from fxprune.arguments.inputs import as_inputs, as_meta, run_on
 from fxprune.arguments.outputs import as_outputs
 from fxprune.common.addresses import HUB, has_own_weights
-from fxprune.common.text import count
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
 from fxprune.models_zoo import Network, build, check_published
-from fxprune.models_zoo.data import Task, samples_in
+from fxprune.models_zoo.data import Task
 from fxprune.passes.csgd import (
     Momentum,
     check_coupled,
@@ -39,7 +37,7 @@ from .training import Schedule, csgd_schedule
 from .widen import build_widened, widths_back
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data, Loader
+    from fxprune.models_zoo.data import Data
 
 # Training images that clusters are found on, where these depend on images.
 IMAGES = 512
@@ -93,24 +91,6 @@ def check_outputs(network: Network, data: Data) -> None:
             f"the network has {returned.shape[1]} outputs, and the data has {data.num_classes} classes: give a network "
             "with an output for each class."
         )
-
-
-def check_batches(bound: BatchRange, test: Loader) -> None:
-    """Raise DataError if the narrow network will not take a batch of the test samples.
-
-    Args:
-        bound: the batch sizes that the network takes.
-        test: is read once, unless the network takes every batch.
-    """
-    # Where inputs share no size, a later check says so.
-    sizes = () if bound == ANY_BATCH or not bound.known else (samples_in(inputs) for inputs, _ in test)
-    for number, size in enumerate(sizes, 1):
-        if not bound.holds(size):
-            raise DataError(
-                f"test batch {number} of {len(test)} has {count(size, 'sample')}, and the network takes a batch of "
-                f"{bound}, since {bound.why}: choose another `batch_size`, which leaves no such rest, or leave "
-                "samples out."
-            )
 
 
 def network_of(

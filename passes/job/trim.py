@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import fx, nn
 
-from fxprune.arguments.batches import admitted
+from fxprune.arguments.batches import admitted, graph_batches
 from fxprune.arguments.inputs import batch_of
 from fxprune.common.random import seeded
 from fxprune.errors import FxpruneError, VerifyError, first_line, is_out_of_memory
@@ -190,7 +190,8 @@ def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
     Raises:
         VerifyError: they are not equal; the message names the group whose merge causes the largest error.
     """
-    inputs, bound = as_inputs(first_samples(next(iter(data.test))[0], 8)), plan.coupling.batch
+    inputs = as_inputs(first_samples(next(iter(data.test))[0], 8))
+    bound = graph_batches(nets.narrow, inputs)  # its guards may bind it more than the wide one's
     inputs = repeat_to(inputs, admitted([batch_of(inputs)], bound)[0])
     report, snapped, wide_plan = verify_rewrite(nets.snapped, plan, inputs, batches=admitted((1, 3), bound))
     device = next(snapped.parameters()).device

@@ -6,6 +6,7 @@ import warnings
 
 from torch import Tensor, fx, nn
 
+from fxprune.arguments.batches import BatchRange, graph_batches
 from fxprune.capture import CUSTOM_GRADIENTS
 from fxprune.composition import remember
 from fxprune.errors import CustomGradientWarning, UnequalClustersWarning
@@ -104,6 +105,11 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     module.meta.update(max_change=max(changes.values(), default=0.0), factors=factors, absorbed=absorbed)
     remember(module.meta, plan, earlier, given.get("origin") or given.get("spec"))
     return module, changes
+
+
+def narrow_batches(plan: Plan, model: nn.Module) -> BatchRange:
+    """Find the batch sizes that the narrow network takes, which its own guards may bind."""
+    return graph_batches(merged_by(plan, model)[0], plan.coupling.example_inputs)
 
 
 def merged_tensors(plan: Plan, model: nn.Module) -> dict[str, Tensor]:

@@ -117,14 +117,19 @@ def squeezed(site: Site) -> fx.Node | None:
         return None
     dims, rank = site.parameter(1, "dim", range(len(on_x.sizes))), len(on_x.sizes)
     asked = [dim % rank for dim in ([dims] if isinstance(dims, int) else dims)]
-    gone = tuple(dim for dim in asked if on_x.axes[dim] is None)
+    gone = [dim for dim in asked if on_x.axes[dim] is None]
     first = min(dim for dim, codes in enumerate(on_x.axes) if codes is not None)
     for dim in site.coupling.nodes[site.node.name].squeezed:
         is_one = on_x.sizes[dim] == 1
         if is_one or dim > first or not read_from_behind(site):
             found = site.call(operator.eq, site.length(dim), 1)
             site.call(guard_equal, found, is_one, f"size {dim} == 1 before `{site.node}`")
-    return site.copy((site.args[0], gone), {}, torch.squeeze if isinstance(site.node.target, OpOverload) else None)
+            if not is_one:  # it stays, and no exporter need ask
+                gone.remove(dim)
+    if not gone:
+        return standing_for(site.node, site.call(operator.getitem, site.args[0], ...))
+    target = torch.squeeze if isinstance(site.node.target, OpOverload) else None
+    return site.copy((site.args[0], tuple(gone)), {}, target)
 
 
 def pieces(site: Site) -> fx.Node | None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fxprune.analysis import couple
-from fxprune.arguments.batches import admitted
+from fxprune.arguments.batches import admitted, graph_batches
 from fxprune.arguments.inputs import Inputs, batch_of
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
@@ -162,7 +162,8 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
 
 def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
     try:
-        narrow, sizes = merged_by(plan.of_copy(snapped), snapped)[0], admitted((1, 3), plan.coupling.batch)
+        narrow = merged_by(plan.of_copy(snapped), snapped)[0]
+        sizes = admitted((1, 3), graph_batches(narrow, inputs))
         return verify(snapped, narrow, inputs, tolerance=1e-9, batches=sizes), ""
     except FxpruneError as error:
         return None, str(error)

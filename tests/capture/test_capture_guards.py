@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,10 @@ from torch import is_grad_enabled as records
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError, guard_equal
-from fxprune.capture.trace import capture
+from fxprune.capture.trace import WAYS, capture
 from fxprune.errors import CaptureError
 
-ASK = {"autocast": is_autocast_enabled, "gradients": records}
+ASK = {"autocast": is_autocast_enabled, "gradients": records, "type": torch.get_autocast_dtype}
 KEY = torch._C.DispatchKey.AutocastCPU
 
 
@@ -54,6 +56,17 @@ STOPS = {
     "autocast, only in bfloat16": (
         lambda s, y: y * 2 if torch.get_autocast_dtype("cpu") == torch.bfloat16 and ASK["autocast"]("cpu") else y,
         lambda net: torch.autocast("cpu", torch.bfloat16)(net)(IMAGES)),
+    "autocast, only in bfloat16 and in eval mode": (
+        lambda s, y: y * 2 if ASK["autocast"]("cpu") and ASK["type"]("cpu") == torch.bfloat16 and not s.training else y,
+        lambda net: torch.autocast("cpu", torch.bfloat16)(net)(IMAGES)),
+    "autocast, only in float16 and in training": (
+        lambda s, y: y * 2 if ASK["autocast"]("cpu") and ASK["type"]("cpu") == torch.float16 and s.training else y,
+        lambda net: torch.autocast("cpu", torch.float16)(net.train())(IMAGES)),
+    "the operator that a tensor comes from": (
+        lambda s, y: y * 2 if type(y.grad_fn).__name__ == "ReluBackward0" else y, lambda net: net(IMAGES)),
+    "frozen weights": (
+        lambda s, y: y * 2 if s.a.weight.requires_grad else y, lambda net: net.requires_grad_(False)(IMAGES)),
+    "whether an operator is known": (lambda s, y: y * 2 if y.grad_fn else y, lambda net: net(IMAGES)),
     "gradients, in a table": (lambda s, y: y * 2 if ASK["gradients"]() else y, lambda net: net(IMAGES)),
     "dtype behind a type": (
         lambda s, y: y * 2 if isinstance(y, torch.Tensor) and y.dtype == torch.bfloat16 else y,
@@ -86,6 +99,21 @@ BEHIND_A_TYPE = {
 def test_what_no_graph_asks_refuses_the_model(what):
     with pytest.raises(CaptureError, match=f"only the model asks for `{what}` at capture/test_capture_guards"):
         capture(Small(BEHIND_A_TYPE[what]).eval(), (IMAGES,))
+
+
+UNKNOWN = {  # what no traced value tells -> the ways of capture, a part of the error
+    "references": (lambda s, y: y * sys.getrefcount(y), WAYS, "module `Small` at .*`getrefcount` of a tensor"),
+    "history of an export": (
+        lambda s, y: y * 2 if torch.result_type(y, 1.0) is torch.float32 and s.a.weight.grad is None else y, ["export"],
+        "only the model asks for `grad` at capture/test_capture_guards"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_no_traced_value_tells_refuses_the_model(name):
+    middle, ways, why = UNKNOWN[name]
+    with pytest.raises(CaptureError, match=why):
+        capture(Small(middle).eval(), (IMAGES,), ways=ways)
 
 
 def test_a_model_that_asks_nothing_has_no_guard():

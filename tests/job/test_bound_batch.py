@@ -33,6 +33,14 @@ class Several(Tiny):
         return super().forward(x * 2 if x.shape[0] > 1 else x)
 
 
+class Squeezed(Tiny):
+    """Takes one sample for several of another shape, which only channels that are narrower show."""
+
+    def forward(self, x):
+        x = self.second(self.norm(self.first(x)).relu()).relu()
+        return self.head(x.mean((2, 3)).squeeze().softmax(-1) * x.mean((2, 3)).squeeze().softmax(0))
+
+
 def net():
     torch.manual_seed(1)
     return Several().eval()
@@ -63,6 +71,20 @@ def test_a_rest_of_one_test_image_is_refused_before_any_work(job, tmp_path):
     ):
         job(net(), data, keep=0.5, output=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_only_the_narrow_network_refuses_is_said_before_training(tmp_path, capsys):
+    torch.manual_seed(1)
+    wide, data = Squeezed().eval(), tiny_data()
+    few = replace(data, test=replace(data.test, batch_size=len(data.test.images) - 1))
+    given = {"keep": 0.5, "epochs": 1, "csgd_epochs": 2, "csgd_lr": 1e-3}
+    with pytest.raises(
+        DataError, match=r"^test batch 2 of 2 has 1 sample, and .* a batch of 2 or more, since captured"
+    ):
+        fxprune.compress(wide, few, output=tmp_path / "few", **given)
+    assert "batch    2 or more in the narrow network, since captured" in capsys.readouterr().err
+    result = fold_job(wide, data, keep=0.5, output=tmp_path / "out", progress=False)
+    assert result.max_rel_error < 1e-9
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(33, [31, 2]), (64, [32, 32]), (1, [1])])

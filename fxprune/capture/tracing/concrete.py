@@ -138,9 +138,8 @@ class ConcreteTracer(SymbolicTracer):
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
-        if node.target is getattr and args[1] in PLACES and isinstance(args[0], torch.Tensor):
-            # The model would see the device of its weights, not the meta device.
-            return PLACES[args[1]](device_of(self.root))
+        if node.target is getattr and isinstance(args[0], torch.Tensor):
+            return self._answer(node.args[0], *args)
         return node.target(*args, **kwargs)
 
     def _attribute(self, target: str) -> Any:
@@ -159,11 +158,10 @@ class ConcreteTracer(SymbolicTracer):
         if isinstance(value, torch.Tensor) or self._hangs_on_picks(proxy.node, kind):
             raise self.refusal(fx.proxy.TraceError("control flow depends on the values of a tensor"))
         decided = kind(value)
-        if isinstance(value, _KNOWN):
-            asker = sys._getframe(2)
-            check = guard_dtype if isinstance(decided, torch.dtype) else guard_equal
-            guard = self.create_proxy("call_function", check, (proxy, decided, line_of(asker)), {})
-            self._asked[proxy.node] = _place_of(asker), guard.node
+        asker = sys._getframe(2)
+        check = guard_dtype if isinstance(decided, torch.dtype) else guard_equal
+        guard = self.create_proxy("call_function", check, (proxy, decided, line_of(asker)), {})
+        self._asked[proxy.node] = _place_of(asker), guard.node
         return decided
 
     def sizes(self, proxy: fx.Proxy) -> Any:
@@ -195,7 +193,7 @@ class ConcreteTracer(SymbolicTracer):
 
     def fixed(self, proxy: fx.Proxy, name: str) -> Any:
         """Return a tensor's attribute that does not depend on sizes, from the example, with a guard."""
-        value = self._run_attribute(proxy, name)
+        value = self._answer(proxy.node, self.value(proxy.node), name)
         if (proxy.node, name) not in self._told:
             self._told.add((proxy.node, name))
             place = line_of(sys._getframe(2))
@@ -204,15 +202,18 @@ class ConcreteTracer(SymbolicTracer):
             super().create_proxy("call_function", guard, (read, value, f"`{name}` at {place}"), {})
         return value
 
-    def _run_attribute(self, proxy: fx.Proxy, name: str) -> Any:
-        tensor = self.value(proxy.node)
+    def _answer(self, node: Any, tensor: torch.Tensor, name: str, *default: Any) -> Any:
+        """Return an attribute of a tensor, which the model sees on the device of its weights."""
         if name == "requires_grad":
-            own = proxy.node.op == "get_attr" and self._attribute(str(proxy.node.target))
+            own = node.op == "get_attr" and self._attribute(str(node.target))
             return isinstance(own, torch.Tensor) and own.requires_grad
-        return PLACES[name](device_of(self.root)) if name in PLACES else getattr(tensor, name)
+        return PLACES[name](device_of(self.root)) if name in PLACES else getattr(tensor, name, *default)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Decide a branch by the example."""
+        value = self.value(obj.node)
+        if isinstance(value, (tuple, list)):
+            return self.length(obj) > 0
         return bool(self.decide(obj, bool))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:

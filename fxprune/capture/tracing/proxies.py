@@ -201,6 +201,8 @@ class ConcreteProxy(InPlaceProxy):
             if k in _KINDS and self.tracer.literal:
                 return self.tracer.fixed(self, k)
             self._is_asked_for(k, sys._getframe(1))
+            if getattr(value, k) is None:  # as `grad_fn`, for which no proxy can stand: code asks whether it is None
+                return self.tracer.fixed(self, k)
         elif self.tracer.literal and isinstance(value, torch.device):
             return getattr(value, k)
         if callable(getattr(value, k)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,13 @@ from torch import fx, nn
 from fxprune.pytorch.modes import MANAGERS, enter, leave, question_holders
 from fxprune.pytorch.source import is_graph, is_machinery
 from fxprune.pytorch.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
+
+# Functions that tell who holds a value, and how much memory it takes: of a proxy, that is no tensor's.
+_OF_OBJECTS = (sys, "getrefcount"), (sys, "getsizeof"), (gc, "get_referrers")
+
+
+class ObjectAskedError(fx.proxy.TraceError):
+    """The model asks for what is known of the object of a tensor only."""
 
 
 class Recorder:
@@ -51,6 +59,8 @@ class Recorder:
                 _replace(stack, holder, name, self._question(getattr(holder, name)))
             for name in ("finfo", "iinfo"):
                 _replace(stack, torch, name, self._on_proxies(getattr(torch, name)))
+            for owner, name in _OF_OBJECTS:
+                _replace(stack, owner, name, self._of_object(getattr(owner, name)))
             yield
             if self._open:
                 raise fx.proxy.TraceError("the model enters a mode and does not leave it: gradients or autocast")
@@ -112,6 +122,14 @@ class Recorder:
             return self.tracer.create_proxy("call_function", kind, args, kwargs)
 
         return made
+
+    def _of_object(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(*args: Any) -> Any:
+            if any(isinstance(each, fx.Proxy) for each in args):
+                raise self.tracer.refusal(ObjectAskedError(f"`{ask.__name__}` of a tensor, which no graph answers"))
+            return ask(*args)
+
+        return asked
 
 
 def _given(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
