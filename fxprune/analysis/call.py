@@ -73,12 +73,16 @@ class Call(Operation):
         """Mark positions of a weight as columns: a merge sums them.
 
         Those that are rows elsewhere, as of a table of embeddings that the last layer shares, stay rows: a merge keeps
-        one per cluster, and the narrow sum lacks the size of the clusters as a factor.
+        one per cluster, and the narrow sum lacks the size of the clusters as a factor. The function of a stored weight
+        stays wide: it has no columns.
         """
         for ids in axes:
             if ids is None:
                 continue
-            if self.node is None or not self._state.origins.has_two_roles(ids):
+            if self.node is None:
+                self.freeze("summed inside a computed weight", ids)
+                continue
+            if not self._state.origins.has_two_roles(ids):
                 self._state.marks.columns.append(ids)
                 continue
             self.tie(ids)

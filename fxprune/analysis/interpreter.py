@@ -6,7 +6,7 @@ The run needs no data, weights or gradients: each ATen operation of the captured
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def run_labelled(
     captured: CapturedGraph,
     inputs: Inputs,
     choices: Choices,
-    carriers: Set[str],
+    carriers: Mapping[str, bool],
     two_roles: Set[tuple[str, int]] = frozenset(),
     trials: dict[Any, bool] | None = None,
 ) -> tuple[AnalysisState, dict[str, Any]]:
@@ -47,7 +47,7 @@ def run_labelled(
         captured: the graph, and the functions that compute its weights.
         inputs: on the meta device.
         choices: the ways to bundle.
-        carriers: names of buffers that have channels like a parameter.
+        carriers: names of buffers that have channels like a parameter, and whether they are tables.
         two_roles: axes of parameters, by name and number, that are rows of one weight and columns of another.
         trials: outcomes of trials of calls, which other runs share.
 
@@ -58,7 +58,8 @@ def run_labelled(
     state = AnalysisState(choices, two_roles, {} if trials is None else trials)
 
     def introduce(name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
-        state.origins.introduce(name, tensor, is_parameter or name in carriers, constant=name in carriers)
+        table, constant = carriers.get(name, False), name in carriers
+        state.origins.introduce(name, tensor, is_parameter or constant, constant=constant, table=table)
 
     for name, function in captured.functions.items():
         # The narrow network only has the result, so the function stays as it is.

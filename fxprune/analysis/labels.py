@@ -27,6 +27,7 @@ class Label:
         is_parameter: the tensor is a parameter whose values were only moved, so that its columns may be summed.
         from_parameters: it depends on parameters only, so its axes may be tokens or kernels, which carry no channels.
         constant: it depends on buffers only: numbers that no training moves.
+        table: it is a buffer of several axes, as of positions, which has channels only where it is added to some.
         uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniform`), or None; empty: none do.
         factors: per axis, the factors of its length (:mod:`fxprune.analysis.fixed_lengths`); empty: all may change.
     """
@@ -35,6 +36,7 @@ class Label:
     is_parameter: bool = False
     from_parameters: bool = False
     constant: bool = False
+    table: bool = False
     uniform: Axes = ()
     factors: tuple[Factors, ...] = ()
 
@@ -83,6 +85,19 @@ class Labels:
     def awaken(self, ids: Ids) -> None:
         """Record that ids which waited stand for channels now."""
         self.vectors[id(ids)] = self.carried[id(ids)] = ids
+
+    def is_awake(self, ids: Ids) -> bool:
+        """Tell whether ids that waited stand for channels now."""
+        return id(ids) in self.carried
+
+    def settled(self, label: Label) -> Label:
+        """Return the label with channels on the axes of an activation that waited and met some."""
+        awake = [ids is not None and self.is_awake(ids) for ids in label.uniform]
+        if label.from_parameters or not any(awake):
+            return label
+        both = list(zip(awake, label.axes, label.uniform, strict=True))
+        axes = tuple(waited if woken else ids for woken, ids, waited in both)
+        return dataclasses.replace(label, axes=axes, uniform=tuple(None if woken else ids for woken, _, ids in both))
 
     def met(self, ids: Ids | None, label: Label, dim: int) -> Ids | None:
         """Return the ids on an axis that meets ``ids``: if it waits, it waits no longer."""

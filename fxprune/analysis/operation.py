@@ -76,7 +76,7 @@ class Operation:
 
     def label(self, tensor: torch.Tensor) -> Label:
         """Return the label of an operand."""
-        label = self._state.labels.of(tensor)
+        label = self._state.labels.settled(self._state.labels.of(tensor))
         return Label(label.uniform or unlabelled(tensor)) if self.waits else label
 
     def axes(self, tensor: torch.Tensor) -> Axes:

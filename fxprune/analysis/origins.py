@@ -34,7 +34,9 @@ class Origins:
         # Name of a computed weight -> its own ids, and the ids from its computation.
         self._computed: dict[str, tuple[Axes, Axes]] = {}
 
-    def introduce(self, name: str, tensor: torch.Tensor, has_channels: bool, constant: bool = False) -> None:
+    def introduce(
+        self, name: str, tensor: torch.Tensor, has_channels: bool, *, constant: bool = False, table: bool = False
+    ) -> None:
         """Introduce a parameter, which gets ids now, or a buffer, which may get them later.
 
         A running statistic gets its ids when a normalisation reads it.
@@ -42,7 +44,7 @@ class Origins:
         if has_channels:
             axes = self._computed[name][0] if name in self._computed else self.start(name, tensor)
             lengths = tuple((size,) for size in tensor.shape)
-            label = Label(axes, is_parameter=True, from_parameters=True, constant=constant, factors=lengths)
+            label = Label(axes, True, True, constant, table, factors=lengths)
             self._labels.attach(tensor, label)
         self._names[id(tensor)] = (tensor, name)
 
@@ -103,18 +105,19 @@ class Origins:
         return tuple(self._channels.fresh(size) if size > 1 else None for size in tensor.shape)
 
 
-def buffers_with_channels(model: nn.Module) -> set[str]:
-    """Name the buffers that may have channels like a parameter: vectors, and uniform tables.
+def buffers_with_channels(model: nn.Module) -> dict[str, bool]:
+    """Name the buffers that may have channels like a parameter; tell which are tables.
 
     A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed. A
-    uniform table holds one number everywhere, and counts only if no checkpoint can change it. Other tables, masks and
-    indices have no channels, nor have constants that the trace made, which are not tensors of the model.
+    uniform tensor holds one number everywhere, and counts only if no checkpoint can change it. A table has several
+    axes, as of positions, and has channels only where it is added to some. Masks and indices have none, nor have
+    constants that the trace made, which are not tensors of the model.
     """
     kept = set(model.state_dict(keep_vars=True))
     return {
-        name
+        name: not _is_vector(buffer) and (name in kept or not _is_uniform(buffer))
         for name, buffer in model.named_buffers(remove_duplicate=False)
-        if buffer.is_floating_point() and (_is_vector(buffer) or (name not in kept and _is_uniform(buffer)))
+        if buffer.is_floating_point() and any(size > 1 for size in buffer.shape)
     }
 
 

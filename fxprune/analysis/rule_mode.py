@@ -46,17 +46,20 @@ class RuleMode(MetaMode):
             return out
         written = [x for place in writes for x in tensors_in(arguments[place])]
         waiting = [(x, ids) for x in written for ids in self.state.labels.of(x).uniform if ids is not None]
+        awake = {id(ids) for _, ids in waiting if self.state.labels.is_awake(ids)}
         self._apply(entry, call)
         for ids in (ids for x in written for ids in self.state.strided.of(x)):
             self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
         # An axis that met channels has these now; on others, each position may have got a number of its own.
-        still = [ids for x, ids in waiting if id(ids) not in call.woken or 0 in x.stride()]
+        still = [ids for x, ids in waiting if id(ids) not in call.woken | awake or 0 in x.stride()]
         self.state.marks.freeze("an expanded or new tensor, changed in place", *still)
         return out
 
     def _apply(self, entry: Entry, call: Call) -> None:
         operands = tensors_in(call.args)
         every = [call.label(tensor) for tensor in operands]
+        if any(label.table for label in every) and not _keeps_tables(call, operands, every):
+            every = [self._dropped(call, x, label) for x, label in zip(operands, every, strict=True)]
         labels = [label for label in every if label.has_channels]
         waiting = any(label.waits for label in every)
         if not labels and not waiting and not entry.creates_channels:
@@ -68,16 +71,32 @@ class RuleMode(MetaMode):
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
         constants = [label for label in labels if label.constant]
         if constants and (entry.reads_weights is not None or _without_channels(call, operands)):
-            call.freeze("a buffer from which a table is computed", *(ids for label in constants for ids in label.axes))
+            call.freeze(_COMPUTED, *(ids for label in constants for ids in label.axes))
         constant = from_parameters and 0 < len(constants) == len(labels)
+        table = constant and any(label.table for label in labels)
         if call.node is not None and any(_is_computed(call, place, entry) for place in entry.reads_weights or ()):
             self.state.notes.computed_weight_users.add(call.node.name)
         answer = _checked(call, entry)
         uniform = _uniform(call, entry, every) if waiting or entry.creates_channels else [()] * len(answer)
         lengths = factors_behind(call, every, answer, pointwise=entry.uniform is met)
         for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
-            label = Label(axes, is_parameter, from_parameters, constant, waits, factors)
+            label = Label(axes, is_parameter, from_parameters, constant, table, waits, factors)
             self.state.labels.attach(tensor, label)
+
+    def _dropped(self, call: Call, tensor: torch.Tensor, label: Label) -> Label:
+        """Freeze the channels of a table, which carries none from here on."""
+        if label.table:
+            call.freeze(_COMPUTED, *label.axes)
+            label = Label((None,) * tensor.dim(), uniform=label.uniform, factors=label.factors)
+            self.state.labels.attach(tensor, label)
+        return label
+
+
+def _keeps_tables(call: Call, operands: list[torch.Tensor], labels: list[Label]) -> bool:
+    """Tell whether an operator adds a table, takes a part of it, or scales it by a number."""
+    if call.name in _SCALES:
+        return all(label.table != (x.numel() == 1) for x, label in zip(operands, labels, strict=True))
+    return call.name in _ADDS or (call.name in _TAKES and len(operands) == 1)
 
 
 def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
@@ -107,6 +126,12 @@ def _freeze_all(call: Call) -> list[Axes]:
     return [unlabelled(tensor) for tensor in call.outs]
 
 
+_COMPUTED = "a buffer from which a table is computed"
+_ADDS, _SCALES = {"add", "add_", "sub", "sub_"}, {"mul", "div"}
+_TAKES = {
+    "_to_copy", "alias", "clone", "detach", "expand", "permute", "select", "slice", "squeeze", "t", "transpose",
+    "unsqueeze",
+}  # fmt: skip
 _POINTWISE, _UNKNOWN = Entry(pointwise, uniform=met), Entry(_freeze_all)
 
 

@@ -1,4 +1,4 @@
-"""Buffers: a vector acts per channel, whatever its numbers; a table of positions or frequencies does not."""
+"""Buffers: a vector acts per channel, whatever its numbers, and so does a table that is only added to channels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..table import A, B, image, linear, tokens
+from ..table import A, B, free, image, linear, tokens
 
 
 class Constants(nn.Module):
@@ -32,7 +32,10 @@ def _frozen_norm(width):
 def _frequencies(s, y):
     """Rotary embedding of positions that are counted: the angles are a table."""
     angles = torch.arange(y.shape[1], dtype=y.dtype)[:, None] * s.k.f
-    cos, sin = angles.cos(), angles.sin()
+    return _turned(y, angles.cos(), angles.sin())
+
+
+def _turned(y, cos, sin):
     one, other = y[..., :4], y[..., 4:]
     return torch.cat([one * cos - other * sin, other * cos + one * sin], -1)
 
@@ -53,10 +56,14 @@ image("fixed scale of a computed one", lambda s, y: y * (s.k.w + 1e-5).rsqrt().m
 image("fixed scale along space", lambda s, y: y * s.k.w, {A: 8, B: 6}, fixed=True, k=Constants(w=_drawn(8)))
 image("uniform table that no checkpoint changes", lambda s, y: y + s.k.w, {A: 8, B: 6}, fixed=True,
       k=Constants(persistent=False, w=torch.zeros(8, 8, 8)))
-image("uniform table of a checkpoint", lambda s, y: y + s.k.w, {B: 6}, fixed=True, k=Constants(w=torch.zeros(8, 8, 8)),
-      frozen="meets positions that carry no channels")
-tokens("fixed positions", lambda s, y: s.c(y + s.k.w).relu(), {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6),
-       k=Constants(w=_drawn(5, 8)), frozen="meets positions that carry no channels")
+image("uniform table of a checkpoint", lambda s, y: y + s.k.w, {A: 8, B: 6}, fixed=True,
+      k=Constants(w=torch.zeros(8, 8, 8)))
+tokens("fixed positions", lambda s, y: s.k.p[:, : y.shape[1]] * s.w + y - s.k.p[0, :5], {A: 8}, fixed=True, w=free(1),
+       k=Constants(p=_drawn(1, 9, 8)))
+tokens("fixed positions that turn", lambda s, y: s.c(_turned(y, s.k.p.cos(), s.k.p)).relu(), {"c.weight": 6}, out=6,
+       fixed=True, c=linear(8, 6), k=Constants(p=_drawn(5, 4)), frozen="meets positions that carry no channels")
+tokens("fixed positions, added and multiplied", lambda s, y: s.c((y + s.k.p) * s.k.p).relu(), {"c.weight": 6}, out=6,
+       fixed=True, c=linear(8, 6), k=Constants(p=_drawn(5, 8)), frozen="a buffer from which a table is computed")
 tokens("frequencies times positions", lambda s, y: s.c(_frequencies(s, y)).relu(), {"c.weight": 6}, out=6,
        c=linear(8, 6), k=Constants(f=_drawn(4)), frozen="a buffer from which a table is computed")
 tokens("product of frequencies and positions", lambda s, y: s.c(_outer(s, y)).relu(), {"c.weight": 6}, out=6,

@@ -63,6 +63,15 @@ def _filtered(s, y):
     return torch.fft.irfft2(torch.fft.rfft2(y) * s.w, s=y.shape[-2:])
 
 
+def _spectral(s, y):
+    """Some frequencies of a Fourier neural operator, put into zeros."""
+    f, (n, c, h, w) = torch.fft.rfft2(s.c(y)), y.shape
+    z = torch.zeros(n, c, h, w // 2 + 1, dtype=f.dtype)
+    z[:, :, :2, :2] = f[:, :, :2, :2]
+    z[:, :, -2:, :2] = 2 * f[:, :, -2:, :2]
+    return torch.fft.irfft2(z, s=(h, w)) + y
+
+
 def _apart(s, y):
     return y * F.pairwise_distance(y.mean((2, 3)), s.c(y).mean((2, 3)))[:, None, None, None]
 
@@ -75,6 +84,9 @@ image("a kernel modulated for each sample", _modulated, {"w": 6, "w#2": 8, B: 6}
       style=linear(8, 8))
 image("one kernel for all channels", _one_for_all, {A: 8, B: 6}, k=ALL)
 image("one kernel for all channels, by number", _one_for_all_by_number, {A: 8, B: 6}, k=ALL)
+tokens("a weight with an update of low rank", lambda s, y: F.linear(y, s.w + 0.5 * s.u @ s.v), {"w": 8, A: 8},
+       w=free(8, 8), u=free(8, 4), v=free(4, 8), frozen="summed inside a computed weight")
+image("frequencies put into zeros", _spectral, {A: 8, B: 6}, c=conv(8, 8))
 image("wavelets", _bands, {A: 8, B: 6}, out=32, k=nn.Buffer(HAAR))
 image("wavelets and back", _and_back, {A: 8, B: 6}, k=nn.Buffer(HAAR))
 image("a kernel computed for each channel", _of_each_channel, {A: 8, B: 6}, d=linear(8, 24))
