@@ -1,7 +1,8 @@
 """Compare a captured graph with its model in eval and training mode, and under autocast.
 
-Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), one call on numbers is enough:
-of the model alone, if it shows that program, too.
+Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), one call on a usual device is
+enough: of the model alone, if it shows that program, too. Its numbers are computed only where somebody reads one
+(:mod:`fxprune.equivalence.deferred`).
 
 A trace runs the Python code of a model with proxies, which the code can distinguish from tensors. If it decided
 otherwise because of that, it shows when graph and model run on the same numbers: another output, a tensor that only one
@@ -27,6 +28,7 @@ from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.precision import PromoteMixed
 from fxprune.pytorch.torch_private import pytree
 
+from .deferred import Deferred, runs_deferred
 from .example_values import changed, doubled_on_meta, values_of
 from .first_layer import first_layer
 from .history import HistoryQuestions
@@ -148,6 +150,9 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 def _in_eval(pair: Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
+    if _are_shown_equal(pair, first):
+        pair.proven = pair.proven_at_first = pair.alike = True
+        return ""
     model = pair.copy(pair.model)
     why = _in_two_calls(pair, model, Attributes(model, pair.whole), first)
     return difference_at_other_batches(*pair.copies(), first) if not why and pair.assigns else why
@@ -190,6 +195,25 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     if why := _at_a_second_call(pair, model, module, attributes, second):
         return why
     return _where_gradients_are_recorded(model, module, second) if pair.exported else ""
+
+
+def _are_shown_equal(pair: Pair, inputs: Inputs) -> bool:
+    """Tell whether a call that reads no numbers shows that both run one program.
+
+    It must leave nothing behind.
+    """
+    if pair.exported or pair.device.type != "cpu":
+        return False
+    model = pair.plain_copy(pair.model)
+    record, deferred = pair.programs.record(model), Deferred()
+    runs = runs_deferred(model, inputs, record.recording, deferred)
+    if record.is_open or record.keeps or not runs:
+        if record.is_open or record.keeps_outside or not runs:
+            with contextlib.suppress(Exception):  # a call with numbers is to say what is wrong
+                deferred.compute()  # what it left behind
+        return False
+    prove = pair.programs.are_equal([as_meta(inputs)], training=False, after=model, modes=IN_EVAL)
+    return prove and pair.programs.is_of_graph(record) and not pair.programs.unasked
 
 
 def _prove(pair: Pair, record: RealRun | None, model: nn.Module, inputs: Inputs) -> None:

@@ -51,6 +51,14 @@ class Pair:
         """Copy one of the two as :meth:`copies` does, in eval mode."""
         return map_tensors(network, lambda name, tensor: replace(self.tensor(tensor)), only_runs=True).eval()
 
+    def plain_copy(self, network: nn.Module) -> nn.Module:
+        """Copy one of the two with all numbers as they are."""
+
+        def own(_: str, tensor: Tensor) -> Tensor:
+            return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+
+        return map_tensors(network, own, only_runs=True).eval()
+
     def take_caches(self, wanted: Observation, assigned: Collection[str]) -> None:
         """Take the buffers that a call in eval mode replaced by new ones out of what it wrote to."""
         self._caches |= {name: wanted.state.pop(name) for name in assigned if name in wanted.state}

@@ -12,7 +12,7 @@ from torch import nn
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.data_writes import number_reads
-from fxprune.pytorch.torch_private import OpOverload, draws
+from fxprune.pytorch.torch_private import OpOverload, draws, strides_of
 
 from .layers import Settings
 from .recorder import ATTENTION, OpenError, Recorder, attention_key, device_of
@@ -82,7 +82,7 @@ class RealRun(Recorder):
 
     def _attended(self, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         out = super()._attended(args, kwargs, run)
-        self.attended[attention_key(args, kwargs)] = out.shape, out.stride(), out.dtype
+        self.attended[attention_key(args, kwargs)] = out.shape, strides_of(out), out.dtype
         return out
 
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:

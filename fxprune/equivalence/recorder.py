@@ -17,9 +17,17 @@ from torch import Tensor, fx, nn
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.pytorch.data_writes import attribute_writes, data_writes
 from fxprune.pytorch.modules import named_tensors
-from fxprune.pytorch.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, pytree, storage_id
+from fxprune.pytorch.torch_private import (
+    OpOverload,
+    TorchDispatchMode,
+    is_mutable,
+    op_arguments,
+    pytree,
+    storage_id,
+    strides_of,
+)
 
-from .contents import contents_of
+from .contents import Contents, contents_of
 from .layers import Settings, is_plain, layers_recorded, own_modes_only
 from .observation import autocast_watched
 
@@ -38,13 +46,14 @@ class Recorder(TorchDispatchMode):
     Attributes:
         is_open: the program depends on what no record shows, or a call changes more than tensors and contents.
         keeps: a call changed the contents of the network, which a later one may read.
+        keeps_outside: it changed a class or a global variable, which copies share.
         island: the autocast of the next operator where it is not that of the caller, if it is known.
     """
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         """Take a network whose tensors are those of the model under other ``names``."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.is_open, self.keeps, self.views = False, False, True
+        self.is_open, self.keeps, self.keeps_outside, self.views = False, False, False, True
         self.island: Any = None
         # What attention returned on numbers, by what it got: sizes, strides and type.
         self.attended: dict[Any, tuple[Any, ...]] = {}
@@ -98,7 +107,10 @@ class Recorder(TorchDispatchMode):
             yield program
         self._kept = self._state()
         self.is_open |= self._writes or bool(uses) or before[0] != self._kept[0]
-        self.keeps |= before[1] != self._kept[1]
+        if before[1] != self._kept[1]:
+            self.keeps = True
+            was, is_now = (_outside(contents) for _, contents in (before, self._kept))
+            self.keeps_outside |= was != is_now
 
     def _state(self) -> tuple[Any, Any]:
         """Describe what a call could leave to a later one, contents apart; nothing for a graph."""
@@ -229,6 +241,11 @@ class Recorder(TorchDispatchMode):
         return any(storage_id(leaf) in self._parameters for leaf in pytree.tree_leaves(written) if leaf is not None)
 
 
+def _outside(contents: Contents) -> Contents:
+    """Return the contents of classes and global variables."""
+    return {place: each for place, each in contents.items() if not place[0]}
+
+
 def attention_key(args: Any, kwargs: Any) -> Any:
     """Describe what the sizes and strides of attention depend on."""
     return tuple([_sizes(each) for each in (*args, *sorted(kwargs.items()))])
@@ -237,7 +254,7 @@ def attention_key(args: Any, kwargs: Any) -> Any:
 def _sizes(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_sizes, value))
-    return (value.shape, value.stride(), value.dtype) if isinstance(value, Tensor) else (type(value), value)
+    return (value.shape, strides_of(value), value.dtype) if isinstance(value, Tensor) else (type(value), value)
 
 
 def is_number(tensor: Tensor) -> bool:
@@ -247,7 +264,7 @@ def is_number(tensor: Tensor) -> bool:
 
 def _same_place(a: Tensor, b: Tensor) -> bool:
     """Tell whether a view has the sizes, strides and first number of its tensor."""
-    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
+    return (a.shape, strides_of(a), a.storage_offset()) == (b.shape, strides_of(b), b.storage_offset())
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -14,7 +14,8 @@ from torch import nn
 @contextlib.contextmanager
 def data_writes(seen: Callable[[Any], None]) -> Iterator[None]:
     """Call ``seen(value)`` before each assignment to the ``data`` of a tensor; it may raise."""
-    given: Any = torch.Tensor.data  # of the base class in C, which casts what it gets
+    outer: Any = vars(torch.Tensor).get("data")
+    given: Any = torch.Tensor.data  # of a block outside, or of the base class in C, which casts what it gets
 
     def write(tensor: torch.Tensor, value: Any) -> None:
         seen(value)
@@ -24,16 +25,22 @@ def data_writes(seen: Callable[[Any], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        del torch.Tensor.data
+        if outer is None:
+            del torch.Tensor.data
+        else:
+            torch.Tensor.data = outer  # type: ignore[method-assign]
 
 
 # They hand out the numbers of a tensor, or their memory; others, as `item`, run an operator.
 _READS = ("tolist", "numpy", "data_ptr", "untyped_storage", "__dlpack__")
+# They ask for the layout of numbers in memory, or for one number, by no operator inside of `torch.tensor`.
+_QUESTIONS = ("stride", "is_contiguous", "storage_offset", "__float__", "__int__", "__bool__", "__complex__")
 
 
 @contextlib.contextmanager
-def number_reads(seen: Callable[[], None]) -> Iterator[None]:
-    """Call ``seen()`` before each read of numbers of a tensor that no mode sees."""
+def number_reads(seen: Callable[[], None], *, questions: bool = False) -> Iterator[None]:
+    """Call ``seen()`` before each read of numbers that no mode sees, or also each question."""
+    names = _READS + _QUESTIONS * questions
 
     def noted(read: Any) -> Any:
         @functools.wraps(read)
@@ -43,13 +50,13 @@ def number_reads(seen: Callable[[], None]) -> Iterator[None]:
 
         return call
 
-    own = {name: vars(torch.Tensor)[name] for name in _READS if name in vars(torch.Tensor)}
-    for name in _READS:
+    own = {name: vars(torch.Tensor)[name] for name in names if name in vars(torch.Tensor)}
+    for name in names:
         setattr(torch.Tensor, name, noted(getattr(torch.Tensor, name)))
     try:
         yield
     finally:
-        for name in _READS:
+        for name in names:
             if name in own:
                 setattr(torch.Tensor, name, own[name])
             else:

@@ -126,6 +126,21 @@ def storage_id(tensor: torch.Tensor) -> int:
     return int(torch._C.TensorBase.untyped_storage(tensor)._cdata)  # also where reads are watched
 
 
+def strides_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the strides of a tensor, also where questions are watched."""
+    return torch._C.TensorBase.stride(tensor)
+
+
+def without_autocast() -> Any:
+    """Make a context without autocast on the CPU, also where autocast is watched."""
+    return torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU))
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """Return the size of a tensor's storage in bytes."""
+    return int(torch._C.TensorBase.untyped_storage(tensor).nbytes())  # also where reads are watched
+
+
 def versions_of(tensors: Sequence[torch.Tensor]) -> list[int]:
     """Return how often each tensor was written to; writes through ``.data`` do not count."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]

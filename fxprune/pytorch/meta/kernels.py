@@ -9,6 +9,7 @@ otherwise).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +20,11 @@ from fxprune.pytorch.torch_private import (
     OpOverload,
     functions_plain,
     makes_storage,
+    memory_of,
     no_dispatch,
     op_arguments,
     op_name,
+    overload_names,
     pytree,
     storage_id,
 )
@@ -35,6 +38,27 @@ _MOST = 20_000
 _CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
 # Pointwise operators in place that PyTorch does not tag as such.
 _POINTWISE = frozenset({"copy_", "fill_", "gelu_", "hardswish_", "masked_fill_", "mish_", "threshold_", "zero_"})
+
+
+# Operators beside pointwise ones that only compute from numbers in floating point, whatever these are.
+_COMPUTING = frozenset({
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_addmm_activation", "_log_softmax", "_prelu_kernel",
+    "_safe_softmax",
+    "_softmax", "_to_copy", "adaptive_max_pool2d", "addmm", "amax", "amin",
+    "avg_pool2d", "avg_pool3d", "baddbmm", "bmm", "cat", "constant_pad_nd", "convolution", "cumsum", "flip", "glu",
+    "hardswish", "linalg_vector_norm", "linear", "max_pool2d_with_indices", "max_pool3d_with_indices", "mean",
+    "mkldnn_rnn_layer", "mm", "native_batch_norm", "native_group_norm", "native_layer_norm", "pixel_shuffle",
+    "reflection_pad1d", "reflection_pad2d", "repeat", "replication_pad2d", "roll", "rsub", "stack", "std", "sum",
+    "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "var", "var_mean",
+})  # fmt: skip
+# It draws only for dropout.
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+# They also return where they found a number.
+_WITH_PLACES = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in ("adaptive_max_pool2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "mkldnn_rnn_layer")
+)
+_PRECISIONS = frozenset({torch.float32, torch.float64})
 
 
 class _UnknownError(Exception):
@@ -59,9 +83,15 @@ def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     known = _remembered.get(key)
     if known is not None:
         return _made(known, args)
-    before = _metadata(args[0]) if kind == "writes" else None
+    return _run(key, func, args, kwargs, storages)
+
+
+def _run(key: Any, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], storages: list[int]) -> Any:
+    """Run an operator, and remember what it returned."""
+    writes = _kind(func) == "writes"
+    before = _metadata(args[0]) if writes else None
     out = func(*args, **kwargs)
-    if kind == "writes":
+    if writes:
         if out is args[0] and _metadata(out) == before:
             _remember(key, False, None)
         return out
@@ -70,6 +100,43 @@ def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if fresh := _fresh(outs, storages):
         _remember(key, single, fresh)
     return out
+
+
+def foretell(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor] | None:
+    """Make tensors as an operator returns them for tensors on the CPU, but compute no numbers.
+
+    An operator that writes to its first argument returns that one. Strides are those on the meta device. None: an
+    operator that does more than to compute, or that takes numbers of other types than one in floating point.
+    """
+    draws = func is _ATTENTION and (args[3:4] or [kwargs.get("dropout_p", 0.0)])[0] != 0.0
+    if not _computes(func) or draws or torch.is_inference_mode_enabled():
+        return None
+    storages: list[int] = []
+    kinds: set[torch.dtype] = set()
+    try:
+        named = _key(tuple(kwargs.items()), storages, kinds) if kwargs else None
+        key = (func, torch.get_default_dtype(), _key(args, storages, kinds), named)
+    except _UnknownError:
+        return None
+    kinds.discard(torch.bool)
+    if len(kinds) != 1 or not kinds <= _PRECISIONS:
+        return None
+    if _kind(func) == "writes" and len(set(storages)) < len(storages):
+        return None
+    if key not in _remembered:
+        of_args, of_kwargs = pytree.tree_map_only(torch.Tensor, _twin, (args, kwargs))
+        with contextlib.suppress(Exception):  # the operator itself is to say what is wrong
+            _run(key, func, of_args, of_kwargs, [])
+    _, known = _remembered.get(key, (False, []))
+    if known is None:
+        return [args[0]]
+    if func not in _WITH_PLACES and any(not (kind.is_floating_point or kind == torch.bool) for *_, kind in known):
+        return None  # integers may be read as sizes
+    return [torch.empty_strided(size, stride, dtype=kind) for size, stride, kind in known] or None
+
+
+def _twin(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
 @functools.cache
@@ -152,17 +219,34 @@ def _kind(func: OpOverload) -> str | None:
     return "writes" if written == [0] and pointwise else None
 
 
-def _key(value: Any, storages: list[int]) -> Any:
-    """Describe an argument completely; equal constants of other types promote otherwise."""
+@functools.cache
+def _computes(func: OpOverload) -> bool:
+    """Tell whether an operator only computes numbers from numbers, and refuses none."""
+    if func is _ATTENTION:
+        return True
+    space, name, _ = overload_names(func)
+    known = torch.Tag.pointwise in func.tags or name in _COMPUTING or name in _POINTWISE
+    return space == "aten" and known and _kind(func) is not None
+
+
+def _key(value: Any, storages: list[int], kinds: set[torch.dtype] | None = None) -> Any:
+    """Describe an argument completely; equal constants of other types promote otherwise.
+
+    Tensors are on the meta device, or on the CPU if their types are asked for.
+    """
     if isinstance(value, torch.Tensor):
-        if type(value) not in (torch.Tensor, torch.nn.Parameter) or not value.dim() or not value.is_meta:
+        if type(value) not in (torch.Tensor, torch.nn.Parameter):
             raise _UnknownError
+        if not (value.is_meta and value.dim() if kinds is None else value.is_cpu):
+            raise _UnknownError
+        if kinds is not None:
+            kinds.add(value.dtype)
         storages.append(storage_id(value))
         return _metadata(value)
     if value is None or type(value) in _CONSTANTS:
         return type(value), value
     if type(value) in (list, tuple):
-        return type(value), *[_key(each, storages) for each in value]
+        return type(value), *[_key(each, storages, kinds) for each in value]
     raise _UnknownError
 
 
@@ -175,5 +259,5 @@ def _metadata(x: torch.Tensor) -> tuple[Any, ...]:
 def _is_whole(x: torch.Tensor) -> bool:
     """Tell whether a tensor fills its memory from the start, as one of ``empty_strided`` does."""
     twin = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
-    same_memory = twin.untyped_storage().nbytes() == x.untyped_storage().nbytes()
+    same_memory = memory_of(twin) == memory_of(x)
     return bool(same_memory and x.storage_offset() == 0 and not x.is_conj() and not x.is_neg())
