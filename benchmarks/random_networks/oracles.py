@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -64,20 +63,18 @@ class Facts:
 def random_plan(coupling: Coupling, seed: int) -> Plan:
     """Draw any allowed clusters: of one size in balanced groups, of any size elsewhere."""
     draw, clusters = np.random.default_rng(seed), {}
-    domains: dict[int, list[str]] = defaultdict(list)
-    for name, group in coupling.groups.items():
-        if group.balanced:
-            domains[group.domain].append(name)
+    for groups in sorted(coupling.domains, key=lambda groups: groups[0].balanced):
+        if groups[0].balanced:
+            common = math.gcd(*(group.width for group in groups))
+            sizes = [n for n in range(2, common + 1) if common % n == 0]
+            size = int(draw.choice(sizes)) if draw.random() < 0.9 else 1
+            for group in groups:
+                clusters[group.name] = draw.permutation(np.arange(group.width) // size)
             continue
+        (group,) = groups
         count = int(draw.choice([1, int(draw.integers(1, group.width)), group.width], p=[0.1, 0.8, 0.1]))
         any_size = np.concatenate([np.arange(count), draw.integers(count, size=group.width - count)])
-        clusters[name] = draw.permutation(any_size)
-    for names in domains.values():
-        common = math.gcd(*(coupling.groups[name].width for name in names))
-        sizes = [n for n in range(2, common + 1) if common % n == 0]
-        size = int(draw.choice(sizes)) if draw.random() < 0.9 else 1
-        for name in names:
-            clusters[name] = draw.permutation(np.arange(coupling.groups[name].width) // size)
+        clusters[group.name] = draw.permutation(any_size)
     return Plan(coupling, clusters, "random", seed)
 
 

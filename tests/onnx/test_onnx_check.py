@@ -25,11 +25,21 @@ def exported(tmp_path_factory):
 
 
 def test_a_program_that_was_kept_of_another_network_is_found_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_table, "_content", lambda *_: b"any network")
+    monkeypatch.setattr(onnx_table, "_digest", lambda *_: b"any network")
+    monkeypatch.setattr(onnx_table, "_are_all_stored", lambda *_: False)
     first, second = (randomise(Plain(), seed).float() for seed in (1, 2))
     export_onnx(first, X, tmp_path / "first.onnx")
     with pytest.raises(ExportError, match=r"second.onnx and the network disagree at a batch of 1"):
         export_onnx(second, X, tmp_path / "second.onnx")
+
+
+def test_a_program_that_was_kept_gives_the_file_of_a_new_one(tmp_path, exported_afresh, monkeypatch):
+    second, fresh = randomise(Plain(), 2).float(), tmp_path / "fresh.onnx"
+    export_onnx(second, X, fresh)
+    monkeypatch.undo()
+    for model in (randomise(Plain(), 1).float(), second):
+        export_onnx(model, X, tmp_path / "kept.onnx")
+    assert (tmp_path / "kept.onnx").read_bytes() == fresh.read_bytes()
 
 
 def tampered(path, change):
