@@ -27,7 +27,7 @@ class Label:
         is_parameter: the tensor is a parameter whose values were only moved, so that its columns may be summed.
         from_parameters: it depends on parameters only, so its axes may be tokens or kernels, which carry no channels.
         constant: it depends on buffers only: numbers that no training moves.
-        table: it is a buffer of several axes, as of positions, which has channels only where it is added to some.
+        table: it is a buffer of several axes, which has channels only where it is added to some, or filters each.
         uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniform`), or None; empty: none do.
         factors: per axis, the factors of its length (:mod:`fxprune.analysis.fixed_lengths`); empty: all may change.
     """

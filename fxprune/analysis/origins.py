@@ -110,8 +110,8 @@ def buffers_with_channels(model: nn.Module) -> dict[str, bool]:
 
     A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed. A
     uniform tensor holds one number everywhere, and counts only if no checkpoint can change it. A table has several
-    axes, as of positions, and has channels only where it is added to some. Masks and indices have none, nor have
-    constants that the trace made, which are not tensors of the model.
+    axes, as of positions, and has channels only where it is added to some, or filters each. Masks and indices have
+    none, nor have constants that the trace made, which are not tensors of the model.
     """
     kept = set(model.state_dict(keep_vars=True))
     return {

@@ -70,7 +70,8 @@ class RuleMode(MetaMode):
         if entry.reads_weights is None and not is_parameter:
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
         constants = [label for label in labels if label.constant]
-        if constants and (entry.reads_weights is not None or _without_channels(call, operands)):
+        reads = entry.reads_weights is not None and not _is_depthwise(call)
+        if constants and (reads or _without_channels(call, operands)):
             call.freeze(_COMPUTED, *(ids for label in constants for ids in label.axes))
         constant = from_parameters and 0 < len(constants) == len(labels)
         table = constant and any(label.table for label in labels)
@@ -93,7 +94,9 @@ class RuleMode(MetaMode):
 
 
 def _keeps_tables(call: Call, operands: list[torch.Tensor], labels: list[Label]) -> bool:
-    """Tell whether an operator adds a table, takes a part of it, or scales it by a number."""
+    """Tell whether an operator adds a table, takes a part of it, scales it by a number, or filters channels by it."""
+    if _is_depthwise(call):
+        return True
     if call.name in _SCALES:
         return all(label.table != (x.numel() == 1) for x, label in zip(operands, labels, strict=True))
     return call.name in _ADDS or (call.name in _TAKES and len(operands) == 1)
@@ -124,6 +127,11 @@ def _freeze_all(call: Call) -> list[Axes]:
     """Freeze every channel that enters an operator without a rule."""
     call.freeze(f"no rule for {call.op}", *(ids for tensor in tensors_in(call.args) for ids in call.axes(tensor)))
     return [unlabelled(tensor) for tensor in call.outs]
+
+
+def _is_depthwise(call: Call) -> bool:
+    """Tell whether a convolution has a kernel for each channel, of which no column is summed."""
+    return call.name == "convolution" and call.args[1].shape[1] == 1 < call.named("groups")
 
 
 _COMPUTED = "a buffer from which a table is computed"

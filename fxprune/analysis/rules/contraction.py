@@ -75,11 +75,12 @@ def _is_made(label: Label) -> bool:
 
 
 def kernels_alone(call: Call, x: Ids | None, label: Label, groups: int) -> bool:
-    """Tell whether a weight that is no parameter holds kernels of single groups."""
+    """Tell whether a weight that is no parameter, or a buffer, holds kernels of single groups."""
     rows = call.met(x, label, 0) if x is not None and call.args[1].shape[0] % groups == 0 else label.axes[0]
     alone = label.axes[1] is None and label.waiting(1) is None
     whole = min(call.args[0].shape[1], call.out.shape[1]) == groups
-    return not label.is_parameter and alone and whole and x is not None and rows is not None
+    fixed = label.constant or not label.is_parameter
+    return fixed and alone and whole and x is not None and rows is not None
 
 
 def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
@@ -91,6 +92,7 @@ def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | 
     assert x is not None and rows is not None
     inside = call.unify_rows(x.reshape(groups, -1).T, "input channels of a group")
     call.unify(inside, call.unify_rows(rows.reshape(groups, -1).T, "kernels of a group"))
+    call.tie(rows)
     _needs_count(call, x)
     if not call.named("transposed"):
         return rows

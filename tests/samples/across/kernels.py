@@ -37,6 +37,11 @@ def _and_back(s, y):
     return F.conv_transpose2d(bands.relu(), s.k.repeat(8, 1, 1, 1), stride=2, groups=8)
 
 
+def _stored_bands(s, y):
+    """Two filters for each channel, and their transposed ones, which the network stores."""
+    return F.conv_transpose2d(F.conv2d(y, s.k, stride=2, groups=8).relu(), s.k, stride=2, groups=y.shape[1])
+
+
 def _of_each_channel(s, y):
     """A kernel for each channel, made from what the sample holds; the batch is one."""
     kernel = s.d(y.mean((0, 2, 3))).view(8, 1, 3, 1)
@@ -77,6 +82,7 @@ def _apart(s, y):
 
 
 ALL = nn.Buffer(torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(0)))
+EACH = torch.rand(16, 1, 2, 2, generator=torch.Generator().manual_seed(2))
 MATRIX = nn.Buffer(torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(1)))
 
 # fmt: off
@@ -89,6 +95,10 @@ tokens("a weight with an update of low rank", lambda s, y: F.linear(y, s.w + 0.5
 image("frequencies put into zeros", _spectral, {A: 8, B: 6}, c=conv(8, 8))
 image("wavelets", _bands, {A: 8, B: 6}, out=32, k=nn.Buffer(HAAR))
 image("wavelets and back", _and_back, {A: 8, B: 6}, k=nn.Buffer(HAAR))
+image("a filter that is stored", lambda s, y: F.conv2d(y, s.k[:8], groups=8), {A: 8, B: 6}, k=nn.Buffer(EACH[:8]))
+image("filters of four groups that are stored", lambda s, y: F.conv2d(y, s.k, groups=4), {B: 6},
+      k=nn.Buffer(EACH.reshape(8, 2, 2, 2)), frozen="a buffer from which a table is computed")
+image("filters that are stored, and back", _stored_bands, {A: 8, B: 6}, k=nn.Buffer(EACH))
 image("a kernel computed for each channel", _of_each_channel, {A: 8, B: 6}, d=linear(8, 24))
 image("one matrix for all channels", _mixed, {A: 8, B: 6}, fixed=True, m=MATRIX)
 image("padded in a circle", lambda s, y: F.pad(y, (1, 2, 0, 1), mode="circular"), {A: 8, B: 6})
