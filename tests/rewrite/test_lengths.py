@@ -16,7 +16,7 @@ from torch import nn
 
 import fxprune
 from fxprune.analysis import rule_mode
-from fxprune.analysis.fixed_lengths import factors_behind, is_fixed
+from fxprune.analysis.fixed_lengths import _taken_apart, factors_behind, is_fixed
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.plans import Plan
 from fxprune.pytorch.graphs import OnMeta
@@ -269,3 +269,11 @@ def test_a_computed_size_of_which_no_share_is_left_is_refused():
 
 def halved(y):
     return y.narrow(2, 0, y.shape[0] // 2).reshape(-1, y.shape[0] * 4, 8).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("factors", "sizes", "pieces"),
+    [((3, 4), [2, 6], [(-2,), (-6,)]), ((6, 2), [4, 3], [(-4,), (-3,)]), ((-8, 3), [2, 4, 3], [(-2,), (-4,), (3,)])],
+)
+def test_a_length_that_no_factor_gives_is_open(factors, sizes, pieces):
+    assert _taken_apart(factors, sizes) == pieces
