@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +15,12 @@ from samples import Net, conv, free, linear
 from torch import nn
 
 import fxprune
+from fxprune.analysis import rule_mode
+from fxprune.analysis.fixed_lengths import _taken_apart, factors_behind, is_fixed
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.plans import Plan
+from fxprune.pytorch.graphs import OnMeta
+from fxprune.pytorch.modules import MetaMode, to_meta
 
 
 def in_two_heads(y):
@@ -189,9 +197,45 @@ def test_views_that_keep_channels_run_at_other_sizes(op, example, other):
     narrow_at(net.double().eval(), example, other, refused=False)
 
 
+@contextlib.contextmanager
+def lengths_told():
+    """Collect what the analysis says of the lengths of each node's last result."""
+    told = {}
+
+    def noted(operation, labels, answer, *, pointwise):
+        behind = factors_behind(operation, labels, answer, pointwise=pointwise)
+        if operation.node is not None and len(behind) == 1:
+            told[operation.node.name] = operation.outs[0], operation._state.labels
+        return behind
+
+    with mock.patch.object(rule_mode, "factors_behind", noted):
+        yield told
+
+
+def assert_fixed(module, told, example, other):
+    """A length has the factors that are told, and is the same at other sizes if they are fixed."""
+    runs = [OnMeta(to_meta(module), module.graph, "cpu", garbage_collect_values=False) for _ in range(2)]
+    with torch.no_grad(), MetaMode(), contextlib.suppress(SpecialisedError):
+        for run, images in zip(runs, (example, other)):
+            run.run(images.to("meta"))
+    for node in module.graph.nodes:
+        found = [run.env[node].shape for run in runs if isinstance(run.env.get(node), torch.Tensor)]
+        if len(set(map(len, found))) > 1:  # behind a squeeze, which is guarded, axes have other places
+            return
+        tensor, labels = told.get(node.name, (None, None))
+        if not found or tensor is None or found[0] != tensor.shape:  # it came from an earlier operation of the node
+            continue
+        shape = tensor.shape
+        for dim, each in enumerate(labels.of(tensor).factors):
+            assert abs(math.prod(each)) == shape[dim], (node, dim, each)
+            assert not is_fixed(each) or all(size[dim] == shape[dim] for size in found), (node, dim, each)
+
+
 def narrow_at(net, example, other, *, refused):
     example, other = (torch.rand(size[0], 3, *size[1:], dtype=torch.float64) for size in (example, other))
-    coupling = fxprune.couple(net, example)
+    with lengths_told() as told:
+        coupling = fxprune.couple(net, example)
+    assert_fixed(coupling.graph_module, told, example, other)
     width = coupling.groups["a.weight"].width
     plan = Plan(coupling, {"a.weight": np.arange(width) % (width // 2)})
     snapped = fxprune.snap(net, plan)
@@ -225,3 +269,11 @@ def test_a_computed_size_of_which_no_share_is_left_is_refused():
 
 def halved(y):
     return y.narrow(2, 0, y.shape[0] // 2).reshape(-1, y.shape[0] * 4, 8).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("factors", "sizes", "pieces"),
+    [((3, 4), [2, 6], [(-2,), (-6,)]), ((6, 2), [4, 3], [(-4,), (-3,)]), ((-8, 3), [2, 4, 3], [(-2,), (-4,), (3,)])],
+)
+def test_a_length_that_no_factor_gives_is_open(factors, sizes, pieces):
+    assert _taken_apart(factors, sizes) == pieces
