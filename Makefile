@@ -77,6 +77,7 @@ bench: out/network.json
 # The analysis is compared with Torch-Pruning, in the extra `benchmarks`.
 benchmarks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.operator_times $(ARGS)
 
 # Networks of other libraries need the extra `zoo`.
 coverage: $(READY)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import torch
+from torch import nn
+
+from benchmarks.operator_times import __main__ as operator_times
+from benchmarks.operator_times import measure
 from benchmarks.run_cost import __main__ as run_cost
 from benchmarks.speed.page import page
 
@@ -43,3 +50,42 @@ def test_a_run_costs_the_sum_of_its_parts():
         "at 350 images a second",  # 128,000 images in a hundred times 3.6 s
     ):
         assert said in text
+
+
+def small(monkeypatch):
+    """Let the networks be one with a depthwise convolution and one with 1 x 1, and each turn the first."""
+    layers = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, groups=32), nn.Conv2d(32, 16, 1), nn.Flatten(), nn.Linear(576, 5)
+    monkeypatch.setattr(measure, "_made", lambda _: (nn.Sequential(*layers).eval(), torch.randn(1, 3, 8, 8)))
+    monkeypatch.setattr(measure, "ROUNDS", 1)
+    for module in (measure, operator_times):
+        monkeypatch.setattr(module, "ROUND_TO", {"narrow": 1, "round_to 16": 16})
+
+
+def test_every_operator_has_its_time_in_both_runtimes(monkeypatch):
+    small(monkeypatch)
+    rows = {}
+    for runtime in measure.RUNTIMES:
+        name, row = f"resnet50 {runtime}", {**RUN}
+        measure.measure(name, row.update)
+        rows[name] = json.loads(json.dumps(row))
+        assert row["macs"]["narrow"] < row["macs"]["round_to 16"] < 1
+        for batch in measure.BATCHES:
+            found = row["batches"][batch]["operators"]
+            assert found.keys() == {"wide", *measure.ROUND_TO}
+            kernels = {name.partition(", ")[2] for name in found["narrow"]}
+            assert {"depthwise", "1 x 1"} <= kernels, found
+    text = operator_times.page({**rows, "mobilenetv3_large_100 eager": {"error": "no memory"}})
+    assert text.count("| all | 100% | 100% |") == len(rows) * len(measure.BATCHES)
+    assert "### resnet50, onnxruntime, 8" in text and "- `mobilenetv3_large_100 eager`: no memory" in text
+
+
+def test_operators_that_take_little_are_summed_up():
+    times = {"wide": {"conv": 97.0, "add": 2.0, "mul": 1.0}, "narrow": {"conv": 30.0, "add": 2.0, "copy": 0.5}}
+    times |= {form: {"conv": 48.5, "add": 1.0} for form in ("round_to 8", "round_to 16")}
+    assert [*operator_times.operators(times)] == [
+        ("conv", "97%", "92%", "0.31", "0.50", "0.50"),
+        ("add", "2%", "6%", "1.00", "0.50", "0.50"),
+        ("all others", "1%", "2%", "0.50", "0.00", "0.00"),
+        ("all", "100%", "100%", "0.33", "0.49", "0.49"),
+    ]
+    assert operator_times.eaters(times, 0.25) == "conv 74%; add 19%; copy 6%"

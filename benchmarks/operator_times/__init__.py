@@ -1,0 +1,1 @@
+"""The operators that take the time of wide and narrow networks."""
