@@ -94,7 +94,7 @@ class RuleMode(MetaMode):
 
 
 def _keeps_tables(call: Call, operands: list[torch.Tensor], labels: list[Label]) -> bool:
-    """Tell whether an operator adds a table, takes a part of it, scales it by a number, or filters channels by it."""
+    """Tell whether an operator adds, cuts or scales a table, or filters channels by it."""
     if _is_depthwise(call):
         return True
     if call.name in _SCALES:
