@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.graph_module import reduce_graph_module
 
@@ -149,8 +150,19 @@ def _written(graph: fx.Graph) -> list[tuple[Any, ...]]:
     ]
 
 
+@dataclass(frozen=True)
+class _Function:
+    """A function by its public name, if it is defined inside another one, as `F.max_pool1d` is."""
+
+    name: str
+
+
 def _named(target: Any) -> Any:
-    return _Overload(*overload_names(target)) if isinstance(target, OpOverload) else target
+    if isinstance(target, OpOverload):
+        return _Overload(*overload_names(target))
+    local = "<locals>" in getattr(target, "__qualname__", "")
+    public = local and getattr(F, target.__name__, None) is target
+    return _Function(target.__name__) if public else target
 
 
 def _rebuilt(name: str, body: dict[str, Any], nodes: list[tuple[Any, ...]], tracer: Any) -> GraphModule:
@@ -164,6 +176,8 @@ def _rebuilt(name: str, body: dict[str, Any], nodes: list[tuple[Any, ...]], trac
     for op, target, args, kwargs, called, kind, notes in nodes:
         if isinstance(target, _Overload):
             target = getattr(getattr(getattr(torch.ops, target.space), target.packet), target.overload)
+        if isinstance(target, _Function):
+            target = getattr(F, target.name)
         args, kwargs = fx.node.map_aggregate((args, kwargs), value)  # type: ignore[misc]
         made.append(graph.create_node(op, target, tuple(args), dict(kwargs), called, kind))
         made[-1].meta = notes

@@ -73,6 +73,10 @@ def _other(value: Any) -> str:
     return f"a network is a `torch.nn.Module`, not {type(value).__name__}."
 
 
+_OBSERVERS = {"FakeQuantizeBase", "ObserverBase"}
+_FLOAT = {"FloatFunctional", "FXFloatFunctional"}  # which add and join numbers that are not quantised
+
+
 def _check_layer(name: str, module: nn.Module) -> None:
     if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
         raise ModelError(f"`{name}` is a lazy layer without a width: call the network once on its inputs first.")
@@ -87,7 +91,10 @@ def _check_layer(name: str, module: nn.Module) -> None:
                 f"`{name}` has a mask of `torch.nn.utils.prune`, which computes its weight before each call: make the "
                 f'mask permanent first, by `prune.remove(module, "{hook._tensor_name}")`.'
             )
-    if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
+    kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.ao.")]
+    if any(kind.__name__ in _OBSERVERS for kind in kinds):
+        raise ModelError(f"`{name}` prepares a quantisation: give the network from before, and prepare the narrow one.")
+    if any(".quantized" in kind.__module__ and kind.__name__ not in _FLOAT for kind in kinds):
         raise ModelError(f"`{name}` is quantised, and its columns cannot be summed: give the network from before.")
     if hasattr(module, "_fsdp_wrapped_module") or any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
         raise ModelError(

@@ -175,7 +175,7 @@ class _PlainOperations(TorchFunctionMode):
 
     The exporter converts fused attention for [b, h, n, d] only, and with a mask it assumes strides that do not hold.
     A clamp between tensors is also replaced: the exporter names the bounds after the clamped tensor, and if that is
-    clamped twice, its file is not valid. It knows no clamp between an int and a float.
+    clamped twice, its file is not valid. It knows no clamp between an int and a float, and no running product.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -190,6 +190,8 @@ class _PlainOperations(TorchFunctionMode):
             kwargs = {name: _as_float(bound) for name, bound in kwargs.items()}
         if func in _CLAMPS and any(isinstance(bound, Tensor) for bound in (*args[1:], *kwargs.values())):
             return _clamp(*args, **kwargs)
+        if func in (torch.cumprod, Tensor.cumprod):
+            return _running_product(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -205,6 +207,13 @@ def _clamp(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> T
     if min is not None:
         x = torch.where(x < min, min, x)
     return x if max is None else torch.where(x > max, max, x)
+
+
+def _running_product(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """y_i = x_0 ... x_i along ``dim``, as products of rows of which a triangle is kept."""
+    x = x.to(dtype or x.dtype).movedim(dim, -1)
+    kept = torch.ones(x.shape[-1], x.shape[-1], dtype=torch.bool, device=x.device).tril()
+    return x[..., None, :].masked_fill(~kept, 1).prod(-1).movedim(-1, dim)
 
 
 def _attention(
@@ -230,7 +239,7 @@ def _why(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
-    if missing := re.search(r"No ONNX function found for <OpOverload\(op='aten\.(\w+)'", said):
+    if missing := re.search(r"No ONNX function found for <OpOverload\(op='(?:aten|prims)\.(\w+)'", said):
         return (
             f"PyTorch's exporter has no conversion of `{missing[1]}`, at any width of the network. Compute it by other "
             "operations, or write a file of `torch.export` (`fxprune export --format pt2`)"

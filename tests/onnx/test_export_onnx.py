@@ -47,7 +47,7 @@ class Two(nn.Module):
 
 
 class Clamped(nn.Module):
-    """One value clamped twice, between bounds that are tensors, and another between an int and a float."""
+    """A value clamped twice between tensors, another between an int and a float, and running products."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +57,8 @@ class Clamped(nn.Module):
 
     def forward(self, x):
         hidden = self.a(x.clamp(-1, max=0.9)) * 2
-        return self.b(hidden.clamp(self.low, self.high)) + self.b(torch.clamp(hidden, max=self.high, min=self.low))
+        y = self.b(hidden.clamp(self.low, self.high)) + self.b(torch.clamp(hidden, max=self.high, min=self.low))
+        return y * y.cumprod(1) + torch.cumprod(y, dim=-1)
 
 
 class Counted(nn.Module):
@@ -70,7 +71,7 @@ class Counted(nn.Module):
 NETWORKS = {
     "in float64": (lambda: nn.Linear(4, 3).double(), (torch.zeros(2, 4, dtype=torch.float64),), ["output"]),
     "a number": (lambda: torch.fx.symbolic_trace(Counted()), (torch.zeros(2, 4),), ["output_0", "output_1"]),
-    "clamped twice": (Clamped, (torch.zeros(2, 5, 4),), ["output"]),
+    "clamps and running products": (Clamped, (torch.zeros(2, 5, 4),), ["output"]),
     "resnet": (lambda: timm_model("test_resnet"), (torch.zeros(1, 3, 64, 64),), ["output"]),
     "efficientnet": (lambda: timm_model("test_efficientnet"), (torch.zeros(2, 3, 64, 64),), ["output"]),
     "vit": (lambda: timm_model("test_vit", depth=2), (torch.zeros(1, 3, 160, 160),), ["output"]),

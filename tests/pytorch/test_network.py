@@ -97,6 +97,12 @@ def quantised():
     return quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear}, dtype=torch.qint8)
 
 
+def observed():
+    from torch.ao.quantization import FakeQuantize
+
+    return nn.Sequential(nn.Linear(4, 4), FakeQuantize())
+
+
 REFUSED = {
     "name": (lambda: "resnet18", "`resnet18` is a name: .* `timm.create_model"),
     "class": (lambda: nn.ReLU, "`ReLU` is a class: give an instance"),
@@ -109,6 +115,7 @@ REFUSED = {
     "lazy statistics": (lambda: nn.Sequential(nn.LazyBatchNorm2d(affine=False)), "`0` is a lazy layer"),
     "mask": (masked, r'`0` has a mask .* `prune.remove\(module, "weight"\)`'),
     "quantised": (quantised, "`0` is quantised"),
+    "observed": (observed, "`1` prepares a quantisation: .* prepare the narrow one"),
 }
 
 
@@ -118,6 +125,22 @@ def test_other_things_are_refused_with_what_to_give(case):
     build, said = REFUSED[case]
     with pytest.raises(ModelError, match=said):
         fxprune.couple(build(), X)
+
+
+def test_sums_that_a_later_quantisation_observes_are_captured():
+    class Quantisable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+            self.sum = torch.ao.nn.quantized.FloatFunctional()
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.c(self.sum.add_relu(y, self.b(y)))
+
+    proof = fxprune.prove(Quantisable().eval(), X)
+    assert proof.plan.widths == {"a.weight": (6, 3)}
+    assert proof.passed, proof
 
 
 def test_weights_without_numbers_are_refused_where_numbers_are_needed():

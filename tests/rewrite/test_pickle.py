@@ -11,6 +11,7 @@ import sys
 import joblib
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.unequal import narrow_snapped
 from torch import nn
 
@@ -32,10 +33,10 @@ class Plain(nn.Module):
 
 
 class Branches(Plain):
-    """A branch by a size: its graph has a guard."""
+    """A branch by a size: its graph has a guard, beside a function that has no public name of its own."""
 
     def forward(self, x):
-        return super().forward(x) if x.shape[2] > 4 else x
+        return super().forward(F.max_pool2d(x, 2)) if x.shape[2] > 4 else x
 
 
 class Precise(Plain):

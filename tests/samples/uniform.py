@@ -28,7 +28,7 @@ def _new(make):
 
 def _summed(s, y):
     e = s.g(y).expand(-1, 8, -1, -1)
-    return y * e + e.sum(1, keepdim=True)
+    return e.sum(1, keepdim=True) + y * e  # before it meets channels
 
 
 def _state(s, y):
@@ -107,7 +107,7 @@ def _added_to_zeros(s, y):
 def _beside(op):
     def run(s, y):
         g = s.g(y).expand(-1, 8, -1, -1)
-        return y * g + op(g)
+        return op(g) + y * g  # before it meets channels
 
     return run
 
@@ -195,11 +195,11 @@ tokens("tokens without channels, repeated", lambda s, y: y.repeat(1, 2, 1) * y.m
        {A: 8})
 tokens("expanded tokens, joined", lambda s, y: torch.cat([y.new_ones(1, 1, 1).expand_as(y), y.mean(2, keepdim=True)
        .expand(-1, -1, 8)], 1)[:, :y.shape[1]] + y, {A: 8})
-for name, op in {
-    "repeated": lambda e, y: e.repeat(1, 1, 2).sum(2, keepdim=True),
-    "viewed otherwise": lambda e, y: e.unflatten(2, (2, 4)).sum((2, 3))[..., None],
-}.items():
-    tokens(f"an expanded axis that met channels is {name}", _met_and(op), {"c.weight": 6}, out=6, c=linear(8, 6),
-           frozen=f"an expanded axis is {name}")
+for name, width, op in (
+    ("repeated", 8, lambda e, y: e.repeat(1, 1, 2).sum(2, keepdim=True)),
+    ("viewed otherwise", 4, lambda e, y: e.unflatten(2, (2, 4)).sum((2, 3))[..., None]),
+):
+    tokens(f"an expanded axis that met channels is {name}", _met_and(op), {A: width, "c.weight": 6}, out=6,
+           c=linear(8, 6))
 tokens("expanded operand of a product of positions", _product_of_positions, {"c.weight": 6}, out=6, length=8,
        fixed=True, c=linear(8, 6), e=free(1, 4), frozen="a product over an axis that was expanded")
