@@ -2,7 +2,6 @@
 
 from .compare import UNCHECKED, Difference, difference, gradients_difference
 from .kept_state import attributes_set
-from .meta_run import RANK
 from .observation import Certain, differs, try_to_observe
 from .other_modes import Mode
-from .program import Programs
+from .programs import RANK, Programs

@@ -1,8 +1,7 @@
 """Compare a captured graph with its model in eval and training mode, and under autocast.
 
-Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), one call on a usual device is
-enough: of the model alone, if it shows that program, too. Its numbers are computed only where somebody reads one
-(:mod:`fxprune.equivalence.deferred`).
+Where both run the same program on the meta device (:mod:`fxprune.equivalence.programs`), one call on a usual device is
+enough: of the model alone, if it shows that program, too. Its numbers are computed only where somebody reads one.
 
 A trace runs the Python code of a model with proxies, which the code can distinguish from tensors. If it decided
 otherwise because of that, it shows when graph and model run on the same numbers: another output, a tensor that only one
@@ -28,19 +27,17 @@ from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.precision import PromoteMixed
 from fxprune.pytorch.torch_private import pytree
 
-from .deferred import Deferred, runs_deferred
 from .example_values import changed, doubled_on_meta, values_of
 from .first_layer import first_layer
-from .history import HistoryQuestions
 from .kept_state import KEEPS, Attributes
 from .observation import Observation, compare, generators_restored, observe, try_to_observe
 from .other_batches import difference_at_other_batches
 from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .pair import Pair
-from .program import only_the_model_asks
-from .real_run import RealRun
+from .programs import HistoryQuestions, RealRun, only_the_model_asks
 from .training import noise_in_weights, training_difference
 from .under_autocast import difference_under_autocast
+from .without_numbers import are_shown_equal
 
 # The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"
@@ -150,7 +147,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 def _in_eval(pair: Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
-    if _are_shown_equal(pair, first):
+    if are_shown_equal(pair, first):
         pair.proven = pair.proven_at_first = pair.alike = True
         return ""
     model = pair.copy(pair.model)
@@ -195,25 +192,6 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     if why := _at_a_second_call(pair, model, module, attributes, second):
         return why
     return _where_gradients_are_recorded(model, module, second) if pair.exported else ""
-
-
-def _are_shown_equal(pair: Pair, inputs: Inputs) -> bool:
-    """Tell whether a call that reads no numbers shows that both run one program.
-
-    It must leave nothing behind.
-    """
-    if pair.exported or pair.device.type != "cpu":
-        return False
-    model = pair.plain_copy(pair.model)
-    record, deferred = pair.programs.record(model), Deferred()
-    runs = runs_deferred(model, inputs, record.recording, deferred)
-    if record.is_open or record.keeps or not runs:
-        if record.is_open or record.keeps_outside or not runs:
-            with contextlib.suppress(Exception):  # a call with numbers is to say what is wrong
-                deferred.compute()  # what it left behind
-        return False
-    prove = pair.programs.are_equal([as_meta(inputs)], training=False, after=model, modes=IN_EVAL)
-    return prove and pair.programs.is_of_graph(record) and not pair.programs.unasked
 
 
 def _prove(pair: Pair, record: RealRun | None, model: nn.Module, inputs: Inputs) -> None:

@@ -12,7 +12,7 @@ from fxprune.pytorch.modules import map_tensors, named_tensors
 
 from .example_values import is_uniform, varied
 from .observation import Observation, differs
-from .program import Programs
+from .programs import Programs
 
 
 class Pair:

@@ -10,7 +10,7 @@ from torch import nn
 
 from fxprune.capture import capture
 from fxprune.equivalence.compare import difference
-from fxprune.equivalence.deferred import Deferred
+from fxprune.equivalence.programs.deferred import Deferred
 from fxprune.pytorch.torch_private import TorchDispatchMode
 
 X = torch.rand(2, 4, 6, 6)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.equivalence.layers import layers_recorded
-from fxprune.equivalence.program import Programs
+from fxprune.equivalence.programs.layers import layers_recorded
+from fxprune.equivalence.programs.program import Programs
 from fxprune.pytorch.meta.kernels import make_again
 from fxprune.pytorch.modules import clone_sharing
 

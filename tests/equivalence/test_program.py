@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fxprune.capture import capture
 from fxprune.equivalence.compare import difference
 from fxprune.equivalence.observation import observe
-from fxprune.equivalence.program import Programs
+from fxprune.equivalence.programs.program import Programs
 from fxprune.pytorch.torch_private import TorchDispatchMode
 
 X, LOOSE, NUMBER, OTHER_NUMBER = (torch.randn(2, 4),), torch.ones(4), torch.tensor(0.0), torch.tensor(-0.0)

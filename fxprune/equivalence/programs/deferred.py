@@ -35,7 +35,7 @@ from fxprune.pytorch.torch_private import (
     without_autocast,
 )
 
-from .observation import Recording, Watch, leaves_of
+from ..observation import Recording, Watch, leaves_of
 
 # The statistics of batch normalisation, which are empty on the CPU where it takes those that are stored.
 _NORM = torch.ops.aten.native_batch_norm.default

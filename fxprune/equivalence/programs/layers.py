@@ -21,7 +21,7 @@ from torch import nn
 
 from fxprune.pytorch.torch_private import active_modes, recurrent_functions, tensor_tables
 
-from .contents import names_in
+from ..contents import names_in
 
 _LAYERS = frozenset({
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,

@@ -19,8 +19,8 @@ from fxprune.pytorch.modules import PLACES, map_tensors
 from fxprune.pytorch.source import is_graph, is_machinery, line_of
 from fxprune.pytorch.torch_private import OpOverload, draws, no_dispatch, op_name, takes_device
 
+from ..observation import leaves_of
 from .layers import Settings
-from .observation import leaves_of
 from .recorder import ATTENTION, Recorder, attention_key, device_of, is_number, torch_state
 
 _META = torch.device("meta")

@@ -1,9 +1,9 @@
 """Two networks that run the same operators on the same tensors compute the same.
 
 A program is recorded on the meta device, without numbers: each operator or layer of PyTorch
-(:mod:`fxprune.equivalence.layers`) with its constants, and for each tensor the stored tensor, the input or the operator
-that it comes from. If two programs are equal, so are all results, written tensors and random draws, for all numbers,
-bit by bit. That holds only if nothing else matters, so a program is *open*, and says nothing, where a network
+(:mod:`fxprune.equivalence.programs.layers`) with its constants, and for each tensor the stored tensor, the input or the
+operator that it comes from. If two programs are equal, so are all results, written tensors and random draws, for all
+numbers, bit by bit. That holds only if nothing else matters, so a program is *open*, and says nothing, where a network
 
 - asks for a number, or meets a tensor that no recorded operator made;
 - sets an attribute, changes a list, table, object or variable of its own, replaces a buffer, the data of a tensor, or
@@ -27,8 +27,8 @@ from fxprune.arguments.guards import SpecialisedError
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.modules import named_tensors
 
+from ..observation import generators_restored
 from .meta_run import MetaRun
-from .observation import generators_restored
 from .real_run import RealRun
 
 Modes = Callable[[], AbstractContextManager[None]]

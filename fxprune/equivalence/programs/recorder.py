@@ -27,9 +27,9 @@ from fxprune.pytorch.torch_private import (
     strides_of,
 )
 
-from .contents import Contents, contents_of
+from ..contents import Contents, contents_of
+from ..observation import autocast_watched
 from .layers import Settings, is_plain, layers_recorded, own_modes_only
-from .observation import autocast_watched
 
 ATTENTION: Any = F.scaled_dot_product_attention
 # They may return their tensor as it is; gradients pass through.

@@ -1,0 +1,30 @@
+"""Show by one call, which computes no numbers, that a model and its graph run one program."""
+
+from __future__ import annotations
+
+import contextlib
+
+from fxprune.arguments.inputs import Inputs, as_meta
+
+from .other_modes import IN_EVAL
+from .pair import Pair
+from .programs import Deferred, runs_deferred
+
+
+def are_shown_equal(pair: Pair, inputs: Inputs) -> bool:
+    """Tell whether a call that reads no numbers shows that both run one program.
+
+    It must leave nothing behind.
+    """
+    if pair.exported or pair.device.type != "cpu":
+        return False
+    model = pair.plain_copy(pair.model)
+    record, deferred = pair.programs.record(model), Deferred()
+    runs = runs_deferred(model, inputs, record.recording, deferred)
+    if record.is_open or record.keeps or not runs:
+        if record.is_open or record.keeps_outside or not runs:
+            with contextlib.suppress(Exception):  # a call with numbers is to say what is wrong
+                deferred.compute()  # what it left behind
+        return False
+    prove = pair.programs.are_equal([as_meta(inputs)], training=False, after=model, modes=IN_EVAL)
+    return prove and pair.programs.is_of_graph(record) and not pair.programs.unasked
