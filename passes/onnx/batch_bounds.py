@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from fxprune.arguments.batches import BatchRange
@@ -39,3 +40,12 @@ def require_bounds(program: ONNXProgram, bound: BatchRange) -> None:
         for place, value in enumerate(node.inputs):
             if value is given:
                 node.replace_input_with(place, checked)
+
+
+def fixed_batch(path: str | os.PathLike[str]) -> int | None:
+    """Return the one batch size that a file takes; None: it takes others, too."""
+    import onnx
+
+    inputs = onnx.load(path, load_external_data=False).graph.input
+    axes = [next(iter(value.type.tensor_type.shape.dim), None) for value in inputs]
+    return next((int(axis.dim_value) for axis in axes if axis is not None and not axis.dim_param), None)

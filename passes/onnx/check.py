@@ -14,6 +14,7 @@ from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.errors import ExportError, FxpruneError
 from fxprune.passes.verify import random_batch, relative_error
 
+from .batch_bounds import fixed_batch
 from .localise import first_value
 from .program import batches_of, eager_on_cpu, inputs_on_cpu, run_eager
 from .runtime import onnx_runner
@@ -66,7 +67,8 @@ def check_onnx(
     eager, run = eager_on_cpu(module), onnx_runner(path)
     inputs = inputs_on_cpu(example_inputs)
     errors: dict[int, float] = {}
-    for batch in admitted(batches, batches_of(eager, inputs)):
+    fixed = fixed_batch(path)
+    for batch in [fixed] if fixed else admitted(batches, batches_of(eager, inputs)):
         drawn = random_batch(inputs, batch, seed=batch)
         wanted, got = run_eager(eager, drawn), run(*tensors_of(drawn))
         if len(wanted) != len(got):

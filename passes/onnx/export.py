@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from torch import nn
 
 from fxprune.arguments.batches import ANY_BATCH, BatchRange
+from fxprune.arguments.inputs import batch_of
 from fxprune.common.files import named_in_errors, written_with_weights
 from fxprune.common.silence import silenced
 from fxprune.common.table import table
@@ -21,7 +22,7 @@ from fxprune.plan_file import meta_of
 
 from .batch_bounds import require_bounds
 from .check import check_onnx
-from .program import batches_of, eager_on_cpu, exported_size, inputs_on_cpu, onnx_program
+from .program import BatchInAttributeError, batches_of, eager_on_cpu, exported_size, inputs_on_cpu, onnx_program
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -80,9 +81,12 @@ def export_onnx(
     """Export what the network computes in eval mode, for any batch size that it takes.
 
     Where guards bind the batch, to two samples and more or to that of the example, so does the file, which fails at
-    another one: the report and its property ``batch`` say so. The file is written under a temporary name and renamed,
-    so that a failed export leaves nothing behind. Only a file that disagrees with the network stays, so that you can
-    examine it. Weights of 1.9 GB and more go into ``NAME.onnx.data`` beside it.
+    another one: the report and its property ``batch`` say so. The batch is that of the example, too, where an attribute
+    of an ONNX operator depends on it, such as one group for each sample.
+
+    The file is written under a temporary name and renamed, so that a failed export leaves nothing behind. Only a file
+    that disagrees with the network stays, so that you can examine it. Weights of 1.9 GB and more go into
+    ``NAME.onnx.data`` beside it.
 
     Args:
         module: the network; neither its weights nor its training flag change.
@@ -121,7 +125,12 @@ def export_onnx(
     inputs = inputs_on_cpu(example_inputs)
     eager, path = eager_on_cpu(module), Path(path)
     bound = batches_of(eager, inputs)
-    program = onnx_program(eager, random_batch(inputs, exported_size(inputs, bound), seed=0), opset, bound)
+    try:
+        program = onnx_program(eager, random_batch(inputs, exported_size(inputs, bound), seed=0), opset, bound)
+    except BatchInAttributeError:
+        given = batch_of(inputs)
+        bound = BatchRange(given, given, "an attribute of an ONNX operator, as a number of groups, depends on it")
+        program = onnx_program(eager, random_batch(inputs, given, seed=0), opset, bound)
     require_bounds(program, bound)
     if metadata is None and (expects := meta_of(module).get("preprocessing")) is not None:
         metadata = expects.to_metadata()

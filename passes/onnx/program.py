@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 
+class BatchInAttributeError(ExportError):
+    """An attribute of an ONNX operator, as a number of groups, would depend on the batch."""
+
+
 @contextlib.contextmanager
 def export_errors(module: nn.Module, to: str) -> Iterator[None]:
     """Raise whatever an exporter raises as an ExportError, unless memory or a disk is full."""
@@ -131,6 +135,7 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int, bound: BatchRang
         bound: the batch sizes that the network takes.
 
     Raises:
+        BatchInAttributeError: an attribute of an ONNX operator, which is a constant, would depend on the batch.
         ExportError: PyTorch cannot trace or convert the network.
     """
     tensors = tuple(tensors_of(inputs))
@@ -152,7 +157,10 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int, bound: BatchRang
     except Exception as error:  # the exporter may raise any exception
         if is_out_of_memory(error) or isinstance(error, OptionError):
             raise
-        raise ExportError(
+        kind = (
+            BatchInAttributeError if "Unsupported attribute type" in _root(error) and not bound.fixed else ExportError
+        )
+        raise kind(
             f"{type(module).__name__} cannot be exported to ONNX opset {opset} with a dynamic batch: {_why(error)}."
         ) from error
     assert program is not None  # dynamo=True always returns one
@@ -233,12 +241,17 @@ def _attention(
     return weights.softmax(-1) @ value
 
 
-def _why(error: BaseException) -> str:
-    """Describe the first error of the chain, which the exporter wraps in pages, and what to do."""
+def _root(error: BaseException) -> str:
+    """Describe the first error of the chain, which the exporter wraps in pages."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
+    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
+
+
+def _why(error: BaseException) -> str:
+    """Describe the first error of the chain, and what to do."""
+    said = _root(error)
     if missing := re.search(r"No ONNX function found for <OpOverload\(op='(?:aten|prims)\.(\w+)'", said):
         return (
             f"PyTorch's exporter has no conversion of `{missing[1]}`, at any width of the network. Compute it by other "

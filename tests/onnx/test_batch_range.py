@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.unequal import narrow_snapped
 from samples.table import Net, conv, linear
 
@@ -14,7 +15,7 @@ from fxprune.arguments.batches import BatchRange, batch_range, graph_batches
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture import capture
 from fxprune.passes.inspection import inspect_coupling
-from fxprune.passes.onnx import batches_of, eager_on_cpu, export_pt2, onnx_runner
+from fxprune.passes.onnx import batches_of, check_onnx, eager_on_cpu, export_pt2, onnx_runner
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -209,6 +210,22 @@ def test_the_onnx_file_has_the_bound_of_its_network(bound, tmp_path):
     assert stored.get("batch", "any") == bound
     with torch.no_grad():
         torch.testing.assert_close(onnx_runner(tmp_path / "x.onnx")(IMAGES)[0], narrow(IMAGES))
+
+
+def test_the_onnx_file_of_one_group_for_each_sample_has_the_batch_of_the_example(tmp_path):
+    def forward(s, x):
+        y, n = s.a(x), x.shape[0]
+        kernels = s.k(y.mean((2, 3))).view(n * 8, 1, 3, 3)
+        y = F.conv2d(y.reshape(1, n * 8, 8, 8), kernels, groups=n * 8)
+        return s.head(y.view(n, 8, 6, 6).mean((2, 3)))
+
+    model = Net(forward, a=conv(3, 8), k=linear(8, 72), head=linear(8, 4)).eval()
+    coupling = fxprune.couple(model, IMAGES)
+    narrow = narrowed(coupling, model)
+    report = fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx")
+    assert (str(coupling.batch), str(report.batch), list(report.errors)) == ("any", "3 only", [3])
+    assert "batch: 3 only, since an attribute of an ONNX operator" in str(report)
+    assert list(check_onnx(narrow, tmp_path / "x.onnx", IMAGES).errors) == [3]
 
 
 @pytest.mark.parametrize("bound", ["2 or more", "3 only"])
