@@ -21,10 +21,11 @@ def are_shown_equal(pair: Pair, inputs: Inputs) -> bool:
     model = pair.plain_copy(pair.model)
     record, deferred = pair.programs.record(model), Deferred()
     runs = runs_deferred(model, inputs, record.recording, deferred)
-    if record.is_open or record.keeps or not runs:
-        if record.is_open or record.keeps_outside or not runs:
-            with contextlib.suppress(Exception):  # a call with numbers is to say what is wrong
-                deferred.compute()  # what it left behind
+    if held := deferred.is_held():
+        with contextlib.suppress(Exception):  # a call with numbers is to say what is wrong
+            deferred.compute()
+    if held or record.is_open or record.keeps or not runs:
         return False
     prove = pair.programs.are_equal([as_meta(inputs)], training=False, after=model, modes=IN_EVAL)
+    pair.asks_modes |= record.holds_questions
     return prove and pair.programs.is_of_graph(record) and not pair.programs.unasked

@@ -126,6 +126,19 @@ def storage_id(tensor: torch.Tensor) -> int:
     return int(torch._C.TensorBase.untyped_storage(tensor)._cdata)  # also where reads are watched
 
 
+def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return the tensor of which a tensor is a view; None: it is none."""
+    attribute: Any = torch._C.TensorBase._base  # also where questions are watched
+    base: torch.Tensor | None = attribute.__get__(tensor)
+    return base
+
+
+def storage_owners(tensor: torch.Tensor) -> int:
+    """Count the tensors that share the storage of a tensor, itself included."""
+    storage = torch._C.TensorBase.untyped_storage(tensor)
+    return int(torch._C._storage_Use_Count(storage._cdata)) - 1
+
+
 def strides_of(tensor: torch.Tensor) -> tuple[int, ...]:
     """Return the strides of a tensor, also where questions are watched."""
     return torch._C.TensorBase.stride(tensor)

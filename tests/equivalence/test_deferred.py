@@ -135,3 +135,29 @@ def test_what_a_class_keeps_has_its_numbers():
     assert difference(net, capture(plain, (X,)), (X,)).always
     with torch.no_grad():
         assert torch.equal(Net.kept.pop("first"), net.a(X).exp())
+
+
+@pytest.mark.parametrize("changed", [lambda y: y, lambda y: y[1:], lambda y: [y], lambda y: y.view(-1)])
+def test_what_a_hook_keeps_has_its_numbers(changed):
+    kept = []
+
+    def hook(module, inputs, output):
+        if not kept:
+            kept.append(changed(output.exp()))
+        return output + 0 * output.mean()
+
+    net = Net(lambda s, x: s.a(x).relu()).eval()
+    net.a.register_forward_hook(hook)
+    difference(net, capture(net, (X,), check=False), (X,))
+    with torch.no_grad():
+        found, wanted = kept[0], changed(nn.functional.conv2d(X, net.a.weight, net.a.bias).exp())
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_what_lies_in_another_order_waits_for_nothing():
+    net = Net(RUNS["layers"]).eval().to(memory_format=torch.channels_last)
+    with torch.no_grad(), Deferred() as deferred:
+        x = X.to(memory_format=torch.channels_last)
+        strides = net.a(x).stride()
+        assert not deferred.is_held()
+    assert strides == net.a(x).stride()

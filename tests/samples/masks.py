@@ -84,7 +84,8 @@ def _put_before_an_ellipsis(s, y):
 
 
 def _picked_behind_an_ellipsis(s, y):
-    return y + y[..., None, y.sum((0, 1)) > 0].sum((2, 3))[..., None, None]
+    sums = y.sum((0, 1))
+    return y + y[..., None, sums > sums.mean()].sum((2, 3))[..., None, None]
 
 
 # fmt: off

@@ -11,7 +11,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Set
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
+    base_of,
     functions_plain,
     is_mutable,
     makes_storage,
@@ -31,6 +33,8 @@ from fxprune.pytorch.torch_private import (
     op_name,
     pytree,
     storage_id,
+    storage_owners,
+    strides_of,
     takes_device,
     without_autocast,
 )
@@ -39,6 +43,8 @@ from ..observation import Recording, Watch, leaves_of
 
 # The statistics of batch normalisation, which are empty on the CPU where it takes those that are stored.
 _NORM = torch.ops.aten.native_batch_norm.default
+# What they return lies row by row, whatever they take.
+_ROWS = frozenset({"aten::addmm", "aten::baddbmm", "aten::bmm", "aten::mm"})
 # Views without an alias in their schema.
 _VIEWS = frozenset({"aten::_unsafe_view", "aten::_reshape_alias"})
 
@@ -84,6 +90,13 @@ class Deferred(TorchDispatchMode):
         self._unfilled.clear()
         self._needed.clear()
 
+    def is_held(self) -> bool:
+        """Tell whether anybody else holds a tensor whose numbers wait."""
+        held = _Held()
+        for _, args, kwargs, made in self._waiting:
+            held.add([args, kwargs, made])
+        return held.elsewhere(self._unfilled)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self._waits or not isinstance(func, OpOverload):
@@ -92,6 +105,9 @@ class Deferred(TorchDispatchMode):
         if not is_mutable(func) and (not makes_storage(func) or op_name(func) in _VIEWS):  # a view needs no numbers
             return func(*args, **kwargs)
         tensors = [*_tensors(args), *_tensors(kwargs.values())]
+        if op_name(func) not in _ROWS and not all(map(_is_plain, tensors)):  # strides on the meta device may be others
+            self.compute()
+            return func(*args, **kwargs)
         try:
             storages = list(map(storage_id, tensors))
         except (RuntimeError, NotImplementedError):  # sparse and opaque tensors have none
@@ -139,6 +155,48 @@ class Deferred(TorchDispatchMode):
         self._needed.update(map(storage_id, made or ()))
 
 
+class _Held:
+    """Tensors, and how often containers hold them."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[int, Tensor] = {}
+        self._times: collections.Counter[int] = collections.Counter()
+        self._seen: dict[int, Any] = {}
+
+    def add(self, values: Any) -> None:
+        """Count the tensors in nested lists, tuples and dicts, each of which counts once."""
+        if isinstance(values, Tensor):
+            self._tensors[id(values)] = values
+            self._times[id(values)] += 1
+        elif isinstance(values, (list, tuple, dict)) and id(values) not in self._seen:
+            self._seen[id(values)] = values
+            for value in values.values() if isinstance(values, dict) else values:
+                self.add(value)
+
+    def elsewhere(self, storages: Set[int]) -> bool:
+        """Tell whether one that lies in these storages is held by anything else."""
+        ours = [each for each in self._tensors.values() if storage_id(each) in storages]
+        owners = collections.Counter(map(storage_id, ours))
+        viewed = {id(base) for base in map(base_of, self._tensors.values()) if base is not None}  # by their views
+        # Beside the containers, they are in `_tensors` and `ours`, and the call and this loop hold one each.
+        return any(
+            sys.getrefcount(each) != self._times[id(each)] + (id(each) in viewed) + 4
+            or storage_owners(each) != owners[storage_id(each)]
+            for each in ours
+        )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor lies row by row, so that all that is computed from it does."""
+    if tensor.layout != torch.strided:
+        return False
+    size, expected = 1, []
+    for length in reversed(tensor.shape):
+        expected.append(size)
+        size *= max(length, 1)
+    return strides_of(tensor) == tuple(reversed(expected))
+
+
 @functools.cache
 def _makes_like(func: OpOverload) -> bool:
     """Tell whether an operator takes no more than sizes and type from a tensor."""
@@ -170,6 +228,9 @@ def runs_deferred(network: nn.Module, inputs: Inputs, recording: Recording, defe
             note(outputs)
     except Exception:  # a call with numbers is to say what is wrong
         return False
+    except BaseException:
+        deferred.compute()  # somebody may hold what waits
+        raise
     finally:
         watch.restore()
     tensors = [each for each in outputs if isinstance(each, Tensor)]

@@ -27,7 +27,7 @@ from fxprune.pytorch.torch_private import (
     strides_of,
 )
 
-from ..contents import Contents, contents_of
+from ..contents import contents_of
 from ..observation import autocast_watched
 from .layers import Settings, is_plain, layers_recorded, own_modes_only
 
@@ -46,14 +46,13 @@ class Recorder(TorchDispatchMode):
     Attributes:
         is_open: the program depends on what no record shows, or a call changes more than tensors and contents.
         keeps: a call changed the contents of the network, which a later one may read.
-        keeps_outside: it changed a class or a global variable, which copies share.
         island: the autocast of the next operator where it is not that of the caller, if it is known.
     """
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         """Take a network whose tensors are those of the model under other ``names``."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.is_open, self.keeps, self.keeps_outside, self.views = False, False, False, True
+        self.is_open, self.keeps, self.views = False, False, True
         self.island: Any = None
         # What attention returned on numbers, by what it got: sizes, strides and type.
         self.attended: dict[Any, tuple[Any, ...]] = {}
@@ -107,10 +106,7 @@ class Recorder(TorchDispatchMode):
             yield program
         self._kept = self._state()
         self.is_open |= self._writes or bool(uses) or before[0] != self._kept[0]
-        if before[1] != self._kept[1]:
-            self.keeps = True
-            was, is_now = (_outside(contents) for _, contents in (before, self._kept))
-            self.keeps_outside |= was != is_now
+        self.keeps |= before[1] != self._kept[1]
 
     def _state(self) -> tuple[Any, Any]:
         """Describe what a call could leave to a later one, contents apart; nothing for a graph."""
@@ -239,11 +235,6 @@ class Recorder(TorchDispatchMode):
             if argument.is_write
         ]
         return any(storage_id(leaf) in self._parameters for leaf in pytree.tree_leaves(written) if leaf is not None)
-
-
-def _outside(contents: Contents) -> Contents:
-    """Return the contents of classes and global variables."""
-    return {place: each for place, each in contents.items() if not place[0]}
 
 
 def attention_key(args: Any, kwargs: Any) -> Any:

@@ -204,5 +204,5 @@ net("a layer called config", lambda s, x: s.head(s.config(x).mean((2, 3))), (tor
     (torch.zeros(3, 3, 6, 9),), {"config.weight": 8}, config=conv(3, 8), head=linear(8, 4))
 image("kept whole, a group norm with a group for each channel", lambda s, y: s.m(y), {B: 6},
       m=_Whole(lambda x: F.group_norm(x, 8)), frozen="kept whole")
-image("kept whole, a squeeze of one sample", lambda s, y: s.m(y), {B: 6},
+image("kept whole, a squeeze of one sample", lambda s, y: s.m(y), {B: 6}, fixed=True,
       m=_Whole(lambda x: x.relu().squeeze(0)), frozen="a squeeze that hangs on an input inside `m`")
