@@ -23,6 +23,7 @@ from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
     is_mutable,
+    no_dispatch,
     op_arguments,
     op_name,
     pytree,
@@ -113,7 +114,8 @@ class Watch(TorchDispatchMode):
                 writes = argument.alias_info is not None and argument.alias_info.is_write
                 if writes and isinstance(value, Tensor) and (found := self._parameters.get(_storage(value))):
                     name, parameter = found
-                    self._saved.setdefault(name, (parameter, parameter.detach().clone()))
+                    with no_dispatch():  # modes below may let a copy wait for its numbers
+                        self._saved.setdefault(name, (parameter, parameter.detach().clone()))
         self.operations.append((func, (*_dtypes(args),)))
         return func(*args, **kwargs)
 

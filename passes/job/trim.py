@@ -191,7 +191,7 @@ def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
         VerifyError: they are not equal; the message names the group whose merge causes the largest error.
     """
     inputs = as_inputs(first_samples(next(iter(data.test))[0], 8))
-    bound = graph_batches(nets.narrow, inputs)  # its guards may bind it more than the wide one's
+    bound = graph_batches(nets.narrow, plan.coupling.example_inputs)  # its guards may bind it more than the wide one's
     inputs = repeat_to(inputs, admitted([batch_of(inputs)], bound)[0])
     report, snapped, wide_plan = verify_rewrite(nets.snapped, plan, inputs, batches=admitted((1, 3), bound))
     device = next(snapped.parameters()).device
