@@ -47,8 +47,9 @@ def without_caches(
     decided = any(isinstance(n.args[1], bool) for n in module.graph.find_nodes(op="call_function", target=guard_equal))
     if not decided or not any(kept_tensors(each) for each in model.modules()):
         return given
-    more: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.cat([x, x[:1]]) if x.dim() else x, inputs)
-    twin = _forgetting(model, more)
+    # The model may have kept what it computed at one of these batches.
+    twins = ((_forgetting(model, more), more) for more in (_with_more(inputs, 1), _with_more(inputs, 2)))
+    twin, more = next((each for each in twins if each[0] is not None), (None, inputs))
     if twin is None:
         return given
     try:
@@ -60,6 +61,14 @@ def without_caches(
     except CaptureError:
         return given
     return given if found.always or not alike else (twin, anew, found)
+
+
+def _with_more(inputs: Inputs, count: int) -> Inputs:
+    """Repeat the first sample behind the others."""
+    more: Inputs = pytree.tree_map_only(
+        torch.Tensor, lambda x: torch.cat([x, *[x[:1]] * count]) if x.dim() else x, inputs
+    )
+    return more
 
 
 def _forgetting(model: nn.Module, more: Inputs) -> nn.Module | None:

@@ -157,7 +157,7 @@ def narrow_of(net, plan):
     return lambda x: (narrow(x), snapped(x))
 
 
-@pytest.mark.parametrize("used", [1, 2, 5])
+@pytest.mark.parametrize("used", [1, 2, 3, 5])
 def test_what_was_kept_for_one_batch_does_not_bind_the_network_to_it(used):
     net = Detector().eval()
     net(X[:1].expand(used, -1, -1, -1))
