@@ -7,12 +7,14 @@ import contextlib
 import fnmatch
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from fxprune.common.files import write_text
 
 from .process import PRELOAD, Facts, Limits, T, run_each
 
@@ -75,6 +77,36 @@ def run_missing(
         append_row(journal, {noun: name, "day": f"{datetime.now(UTC):%Y-%m-%d}", **known, **facts})
         tqdm.write(f"{name}: {facts.get('error') or facts}")
     return len(tasks)
+
+
+def measure_and_report(
+    measure: Callable[[str, Callable[..., None]], None],
+    names: Collection[str],
+    journal: Path,
+    args: argparse.Namespace,
+    page: tuple[Path, Callable[[Mapping[str, Mapping[str, Any]]], str]],
+    **known: Any,
+) -> int:
+    """Measure the figures that a journal lacks, and write their page; return the exit code.
+
+    Args:
+        measure: measures one figure, in a process that has imported its module before.
+        names: the figures.
+        journal: their results.
+        args: from :func:`parser_of`.
+        page: the path, and what makes its text from the newest row of each figure.
+        known: noted in each row.
+
+    Returns:
+        1 if a figure failed, else 0.
+    """
+    count = run_missing(measure, names, journal, args, noun="figure", preload=(measure.__module__,), **known)
+    rows = newest_rows(journal, "figure")
+    path, make = page
+    write_text(path, make(rows))
+    failed = [name for name in names if "error" in rows.get(name, {})]
+    print(f"{count} figures measured; {len(failed)} failed; see {path}")
+    return 1 if failed else 0
 
 
 def newest_rows(path: Path, key: str) -> dict[Any, dict[str, Any]]:

@@ -12,9 +12,8 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.pages import fill
-from benchmarks.runs import newest_rows, parser_of, run_missing
+from benchmarks.runs import measure_and_report, parser_of
 from benchmarks.speed.page import machine
-from fxprune.common.files import write_text
 
 from .measure import FIGURES, ROUND_TO, ROUNDS, measure
 
@@ -28,13 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is missing and write the page; the exit code is 1 if a figure failed."""
     about = __doc__ or ""
     args = parser_of("operator_times", about, "figure", "resnet50 *", seconds=600.0, jobs=False).parse_args(argv)
-    preload = ("benchmarks.operator_times.measure",)
-    count = run_missing(measure, FIGURES, JOURNAL, args, noun="figure", preload=preload, machine=machine())
-    rows = newest_rows(JOURNAL, "figure")
-    write_text(PAGE, page(rows))
-    failed = [name for name in FIGURES if "error" in rows.get(name, {})]
-    print(f"{count} figures measured; {len(failed)} failed; see {PAGE}")
-    return 1 if failed else 0
+    return measure_and_report(measure, FIGURES, JOURNAL, args, (PAGE, page), machine=machine())
 
 
 def page(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import ROOT
-from benchmarks.runs import newest_rows, parser_of, run_missing
-from fxprune.common.files import write_text
+from benchmarks.runs import measure_and_report, parser_of
 
 from .figures import FIGURES, measure
 from .page import machine, page
@@ -23,13 +22,7 @@ PAGE = ROOT / "docs" / "reports" / "benchmarks.md"
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is missing and write the page; the exit code is 1 if a figure failed."""
     args = parser_of("benchmarks", __doc__ or "", "figure", "hook *", seconds=600.0, jobs=False).parse_args(argv)
-    preload = ("benchmarks.speed.figures",)
-    count = run_missing(measure, FIGURES, JOURNAL, args, noun="figure", preload=preload, machine=machine())
-    rows = newest_rows(JOURNAL, "figure")
-    write_text(PAGE, page(rows))
-    failed = [name for name in FIGURES if "error" in rows.get(name, {})]
-    print(f"{count} figures measured; {len(failed)} failed; see {PAGE}")
-    return 1 if failed else 0
+    return measure_and_report(measure, FIGURES, JOURNAL, args, (PAGE, page), machine=machine())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import io
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,20 +19,9 @@ from fxprune.arguments.records import fields_of
 from fxprune.errors import kind_and_line
 from fxprune.pytorch.modes import question_holders
 from fxprune.pytorch.modules import named_tensors
-from fxprune.pytorch.torch_private import (
-    OpOverload,
-    TorchDispatchMode,
-    is_mutable,
-    no_dispatch,
-    op_arguments,
-    op_name,
-    pytree,
-    storage_id,
-)
+from fxprune.pytorch.torch_private import OpOverload, TorchDispatchMode, op_name, pytree
 
-# The operators that autocast lowers, without PyTorch's fused transformer layers, which keep theirs in eval mode only.
-_CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")
-
+from .watch import Watch
 
 Recording = Callable[[Inputs], contextlib.AbstractContextManager[Callable[[list[Any]], Any]]]
 
@@ -85,61 +74,6 @@ def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = Non
         watch.operations,
         bool(uses),
     )
-
-
-class Watch(TorchDispatchMode):
-    """A mode that records each operation with its dtypes, and saves parameters before a write."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations: list[tuple[Any, tuple[torch.dtype, ...]]] = []
-        # Another tensor takes the place in memory of what a network replaces, unless it is held.
-        self._held = [tensor.detach() for tensor in tensors.values()]
-        # All empty ones have one storage.
-        self._parameters = {
-            _storage(tensor): (name, tensor)
-            for name, tensor in tensors.items()
-            if isinstance(tensor, nn.Parameter) and tensor.numel()
-        }
-        self._saved: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if not isinstance(func, OpOverload):  # an operator with functions as arguments
-            return func(*args, **kwargs)
-        if is_mutable(func):
-            for argument, value in zip(op_arguments(func), args, strict=False):
-                writes = argument.alias_info is not None and argument.alias_info.is_write
-                if writes and isinstance(value, Tensor) and (found := self._parameters.get(_storage(value))):
-                    name, parameter = found
-                    with no_dispatch():  # modes below may let a copy wait for its numbers
-                        self._saved.setdefault(name, (parameter, parameter.detach().clone()))
-        self.operations.append((func, (*_dtypes(args),)))
-        return func(*args, **kwargs)
-
-    def precisions(self) -> set[torch.dtype]:
-        """Return the dtypes of contractions."""
-        return {
-            kind
-            for func, kinds in self.operations
-            for kind in kinds
-            if any(name in op_name(func) for name in _CONTRACTIONS)
-        }
-
-    def outputs_are_kept(self, outputs: list[Any]) -> None:
-        """Copy the outputs, since they may be parameters, which are restored next."""
-        for place, leaf in enumerate(outputs):
-            if isinstance(leaf, Tensor) and self._saved:
-                outputs[place] = leaf.detach().clone()
-
-    def restore(self) -> dict[str, Tensor]:
-        """Restore the parameters, and return what was written to them."""
-        written = {name: parameter.detach().clone() for name, (parameter, _) in self._saved.items()}
-        for parameter, before in self._saved.values():
-            parameter.detach().copy_(before)
-        return written
 
 
 @contextlib.contextmanager
@@ -248,22 +182,6 @@ def leaves_of(value: Any) -> list[Any]:
     fields = fields_of(value)
     parts = value if isinstance(value, (list, tuple)) else None if fields is None else fields.values()
     return [value] if parts is None else [leaf for each in parts for leaf in leaves_of(each)]
-
-
-def _dtypes(args: Iterable[Any]) -> Iterator[torch.dtype]:
-    """Yield the dtypes of tensors among arguments of an operator."""
-    for value in args:
-        if isinstance(value, Tensor):
-            yield value.dtype
-        elif isinstance(value, (list, tuple)):
-            yield from _dtypes(value)
-
-
-def _storage(tensor: Tensor) -> Any:
-    try:
-        return storage_id(tensor)
-    except (RuntimeError, NotImplementedError):  # sparse and opaque tensors have none
-        return id(tensor)
 
 
 # One that no network takes for its own.

@@ -11,8 +11,9 @@ from fxprune.errors import kind_and_line
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.torch_private import fake_tensor_mode, pytree
 
-from .observation import Watch, leaves_of
+from .observation import leaves_of
 from .pair import Pair
+from .watch import Watch
 
 
 def difference_under_autocast(pair: Pair, inputs: Inputs) -> tuple[str, str]:

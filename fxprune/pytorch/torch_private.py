@@ -6,7 +6,7 @@ PyTorch may change these without notice: if something breaks after an update, lo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,16 @@ def op_arguments(operator: OpOverload) -> Sequence[Any]:
     """Return the arguments of an operator's schema, with names, defaults and mutability."""
     arguments: Sequence[Any] = operator._schema.arguments
     return arguments
+
+
+def written_by(operator: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """List the tensors that a call of an operator writes to, those in lists included."""
+    values = [
+        args[place] if place < len(args) else kwargs.get(argument.name)
+        for place, argument in enumerate(op_arguments(operator))
+        if argument.is_write
+    ]
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 @functools.cache

@@ -146,3 +146,25 @@ def test_a_hit_of_a_bounded_cache_is_no_state_and_an_entry_is():
     assert contents_of([net]) == before
     net.table("c")
     assert contents_of([net]) != before
+
+
+def halves_in_a_list(net):
+    torch._foreach_mul_([parameter.data for parameter in net.a.parameters()], 0.5)
+
+
+def halves_into_itself(net):
+    torch.mul(net.a.weight.data, 0.5, out=net.a.weight.data)
+
+
+@pytest.mark.parametrize("write", [halves_in_a_list, halves_into_itself])
+def test_weights_that_a_call_writes_to_have_their_numbers_afterwards(write):
+    class Writes(Small):
+        def forward(self, x):
+            write(self)
+            return super().forward(x)
+
+    net = Writes().eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(CaptureError, match=r"writes to its parameter `a\.(weight|bias)`"):
+        fxprune.couple(net, IMAGES)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())

@@ -39,7 +39,8 @@ from fxprune.pytorch.torch_private import (
     without_autocast,
 )
 
-from ..observation import Recording, Watch, leaves_of
+from ..observation import Recording, leaves_of
+from ..watch import Watch
 
 # The statistics of batch normalisation, which are empty on the CPU where it takes those that are stored.
 _NORM = torch.ops.aten.native_batch_norm.default

@@ -21,10 +21,10 @@ from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
     is_mutable,
-    op_arguments,
     pytree,
     storage_id,
     strides_of,
+    written_by,
 )
 
 from ..contents import contents_of
@@ -229,12 +229,7 @@ class Recorder(TorchDispatchMode):
 
     def _writes_parameter(self, func: OpOverload, args: Any, kwargs: Any) -> bool:
         """Tell whether an operator writes to a parameter, which would change what was trained."""
-        written = [
-            args[place] if place < len(args) else kwargs.get(argument.name)
-            for place, argument in enumerate(op_arguments(func))
-            if argument.is_write
-        ]
-        return any(storage_id(leaf) in self._parameters for leaf in pytree.tree_leaves(written) if leaf is not None)
+        return any(storage_id(tensor) in self._parameters for tensor in written_by(func, args, kwargs))
 
 
 def attention_key(args: Any, kwargs: Any) -> Any:
