@@ -21,7 +21,7 @@ from fxprune.common.silence import silenced
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import to_meta
+from fxprune.pytorch.modules import MetaMode, to_meta
 
 Reals = NDArray[np.float64]
 Budget = Literal["macs", "params"]
@@ -189,12 +189,21 @@ def _absorbed(coupling: Coupling) -> int:
     return sum(math.prod(coupling.shapes[name]) for name in read - stays)
 
 
+def _grouped_flops(a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
+    lead = a[0] if len(a) == 3 == len(b) else 1
+    return 2 * lead * a[-2] * a[-1] * b[-1]
+
+
+# Operators whose work PyTorch does not count.
+_UNCOUNTED = {torch.ops.aten._grouped_mm: _grouped_flops} if hasattr(torch.ops.aten, "_grouped_mm") else {}
+
+
 def _counted(module: torch.nn.Module, example_inputs: Any) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     params = sum(parameter.numel() for parameter in module.parameters())
     ghost = to_meta(module).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with MetaMode(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter, torch.no_grad():
         run_on(ghost, as_meta(as_inputs(example_inputs)))
     return Cost(params, counter.get_total_flops() // 2)
 

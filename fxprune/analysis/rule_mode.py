@@ -17,9 +17,8 @@ from .channels import Axes
 from .fixed_lengths import factors_behind
 from .labels import Label, tensors_in
 from .operation import unlabelled
-from .rules import RULES
 from .rules.pointwise import pointwise
-from .rules.registry import Entry
+from .rules.registry import Entry, entry_of
 from .rules.uniform import met
 from .state import AnalysisState
 
@@ -37,7 +36,7 @@ class RuleMode(MetaMode):
         """Label the results of an operation by its rule; freeze what it cannot label."""
         every, writes = _schema(func)
         arguments = (*args, *[kwargs.get(name, default) for name, default in every[len(args) :]])
-        entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
+        entry = entry_of(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
             entry = _UNKNOWN
         call = Call(self.state, func, arguments, out, layout, entry.factor_at)

@@ -1,4 +1,4 @@
-"""Promote mixed precisions to float64 in functions that reject them.
+"""Compute in float64 what PyTorch rejects: mixed precisions, and functions without float64.
 
 A network in float64 may make numbers in float32, such as coordinates by ``grid.float()``. PyTorch promotes them in a
 sum, but not in a convolution.
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from fxprune.pytorch.torch_private import TorchDispatchMode, pytree
+from fxprune.pytorch.torch_private import GROUPED_MM, TorchDispatchMode, pytree
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class PromoteMixed(TorchFunctionMode):
-    """Call a function again in float64 if it rejects mixed precisions; change nothing else."""
+    """Compute in float64 where a function rejects it, or mixed precisions; change nothing else."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -29,6 +29,9 @@ class PromoteMixed(TorchFunctionMode):
         except RuntimeError:
             # A function that writes to its argument must not write to a copy.
             writes = func.__name__.endswith("_") or "out" in kwargs
+            if not writes and func is GROUPED_MM and torch.float64 in dtypes_of(args):
+                args, kwargs = promoted(args, kwargs)
+                return _grouped_product(*args, **kwargs)
             if writes or not mixed(args, kwargs):
                 raise
             args, kwargs = promoted(args, kwargs)
@@ -48,6 +51,24 @@ class MixingMode(TorchDispatchMode):
         """Leave both modes."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._promoting.__exit__(*error)  # type: ignore[no-untyped-call]
+
+
+def _grouped_product(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
+) -> torch.Tensor:
+    """Multiply group by group; rows or columns behind the last group are zero."""
+    if offs is None:
+        product = a @ b
+    else:
+        ends = offs.tolist()
+        cuts = [slice(*ends) for ends in zip([0, *ends], ends, strict=False)]
+        if a.dim() == b.dim():
+            product = torch.stack([a[:, cut] @ b[cut] for cut in cuts])
+        elif a.dim() == 2:
+            product = torch.cat([*(a[cut] @ b[i] for i, cut in enumerate(cuts)), a[ends[-1] :] @ b[0] * 0])
+        else:
+            product = torch.cat([*(a[i] @ b[:, cut] for i, cut in enumerate(cuts)), a[0] @ b[:, ends[-1] :] * 0], 1)
+    return (product if bias is None else product + bias).to(out_dtype)
 
 
 def mixed(args: Any, kwargs: Any) -> bool:

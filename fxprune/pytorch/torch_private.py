@@ -53,6 +53,9 @@ def op_name(operator: OpOverload) -> str:
     return str(operator._schema.name)
 
 
+GROUPED_MM = getattr(torch, "_grouped_mm", None)  # what `torch.nn.functional.grouped_mm` calls
+
+
 def overload_names(operator: OpOverload) -> tuple[str, str, str]:
     """Return the names of an operator below ``torch.ops``: library, packet and overload."""
     space, _, packet = op_name(operator).partition("::")

@@ -21,7 +21,7 @@ from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, FxpruneError, OptionError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import as_inputs, named_outputs, random_batch, relative_error, repeat_to
 from fxprune.pytorch.modules import map_tensors
-from fxprune.pytorch.torch_private import pytree
+from fxprune.pytorch.torch_private import GROUPED_MM, pytree
 
 from .names import flattened, input_names, output_names
 
@@ -183,7 +183,8 @@ class _PlainOperations(TorchFunctionMode):
 
     The exporter converts fused attention for [b, h, n, d] only, and with a mask it assumes strides that do not hold.
     A clamp between tensors is also replaced: the exporter names the bounds after the clamped tensor, and if that is
-    clamped twice, its file is not valid. It knows no clamp between an int and a float, and no running product.
+    clamped twice, its file is not valid. It knows no clamp between an int and a float, no running product, and no
+    product of groups, of which ONNX computes every row with the weights of each group.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -200,6 +201,8 @@ class _PlainOperations(TorchFunctionMode):
             return _clamp(*args, **kwargs)
         if func in (torch.cumprod, Tensor.cumprod):
             return _running_product(*args, **kwargs)
+        if func is GROUPED_MM and (args[0].dim(), args[1].dim()) == (2, 3) and kwargs.get("bias") is None:
+            return _grouped_product(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -222,6 +225,16 @@ def _running_product(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
     x = x.to(dtype or x.dtype).movedim(dim, -1)
     kept = torch.ones(x.shape[-1], x.shape[-1], dtype=torch.bool, device=x.device).tril()
     return x[..., None, :].masked_fill(~kept, 1).prod(-1).movedim(-1, dim)
+
+
+def _grouped_product(
+    rows: Tensor, weights: Tensor, offs: Tensor, bias: None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """``[s, q] @ [g, q, r]``: each row keeps the product with the weights of its group."""
+    group = (torch.arange(len(rows), device=rows.device)[:, None] >= offs).sum(1)[:, None]
+    zero = rows.new_zeros(())
+    product: Any = sum(torch.where(group == i, rows @ weight, zero) for i, weight in enumerate(weights.unbind()))
+    return product if out_dtype is None else product.to(out_dtype)
 
 
 def _attention(

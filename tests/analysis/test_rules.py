@@ -17,6 +17,7 @@ from fxprune.passes.rewrite.calls import CASES
 from fxprune.passes.verify.batches import random_batch
 from fxprune.passes.verify.compare import verify
 from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch.precision import PromoteMixed
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -40,7 +41,7 @@ def test_widths_and_both_oracles(name):
 def test_its_graph_computes_the_same_bits(name):
     network, graph = captured(name)
     inputs = [torch.randn_like(x, dtype=torch.float64) if x.is_floating_point() else x for x in SAMPLES[name].inputs]
-    with torch.no_grad():
+    with torch.no_grad(), PromoteMixed():
         wanted, got = network(*inputs), graph(*inputs)
     # Opened layers sum in another order than the fused kernels; capture/test_decompose.py holds them to 1e-12.
     fused = any(decomposition(module) is not None for module in network.modules())
@@ -81,3 +82,22 @@ def test_a_rule_that_breaks_its_promise_is_named(monkeypatch):
         monkeypatch.setitem(RULES, torch.ops.aten.permute.default, dataclasses.replace(entry, rule=answer))
         with pytest.raises(fxprune.errors.AnalysisError, match=f"the rule for aten.permute.default {words}"):
             fxprune.couple(sample.net, sample.inputs)
+
+
+class Halved(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(3, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.b(torch.ops.fxprune_tests.halve(self.a(x)))
+
+
+def test_a_rule_may_come_before_the_library_that_registers_its_operator():
+    rule("fxprune_tests::halve")(pointwise.pointwise)
+    with pytest.raises(ValueError, match="two rules for fxprune_tests::halve"):
+        rule("fxprune_tests::halve")(lambda call: (None,))
+    torch.library.custom_op("fxprune_tests::halve", mutates_args=(), schema="(Tensor x) -> Tensor")(lambda x: x / 2)
+    torch.library.register_fake("fxprune_tests::halve", torch.empty_like)
+    proof = fxprune.prove(Halved(), torch.rand(5, 3))
+    assert proof.passed and proof.plan.widths == {"a.weight": (8, 4)}, proof

@@ -76,7 +76,7 @@ def _proved(name):
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fxprune.analysis.rule_mode.RULES", _heard_rules())
+        patch.setattr("fxprune.analysis.rules.registry.RULES", _heard_rules())
         patch.setattr(sys.modules["fxprune.passes.verify.prove"], "merged_by", merged)
         patch.setattr(sys.modules["fxprune.passes.verify.prove"], "couple", coupled)
         proof = fxprune.prove(SAMPLES[name].net, SAMPLES[name].inputs)

@@ -24,6 +24,7 @@ from fxprune.passes.rewrite.narrow import narrow
 from fxprune.passes.verify.compare import verify
 from fxprune.passes.verify.randomise import randomised
 from fxprune.plans import Plan
+from fxprune.pytorch.precision import PromoteMixed
 
 
 def halved(name):
@@ -55,7 +56,7 @@ HIDDEN = (
 @pytest.mark.parametrize("name", sorted(SAMPLES.keys() - set(HIDDEN)))
 def test_layers_of_samples_cost_what_the_plan_says(name):
     inputs, (_, made) = [x.double() if x.is_floating_point() else x for x in SAMPLES[name].inputs], narrowed(name)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), PromoteMixed():
         made(*inputs)
     assert cost(proved(name).plan) == Cost(sum(p.numel() for p in made.parameters()), counter.get_total_flops() // 2)
 

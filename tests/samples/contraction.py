@@ -179,6 +179,22 @@ tokens("parameter on the left", lambda s, y: (s.w @ y.mT).mT, {A: 8, "w": 6}, ou
 tokens("parameter turned over", lambda s, y: torch.matmul(y, s.w.t()), {A: 8, "w": 6}, out=6, w=free(6, 8))
 tokens("addmm", lambda s, y: torch.addmm(s.v, y.flatten(0, 1), s.w, beta=2, alpha=3), {A: 8, "w": 6}, out=6,
        w=free(8, 6), v=free(6))
+def _halves(y):
+    """The rows of tokens, divided in two groups."""
+    return (torch.arange(1, 3) * y.shape[0] * y.shape[1] // 2).int()
+
+
+def _experts(s, y):
+    """A mixture of experts: each token is multiplied by the matrices of its own."""
+    rows = y.flatten(0, 1)
+    expert = s.r(rows).argmax(-1)
+    order = expert.argsort()
+    offsets = (expert[:, None] == torch.arange(3)).sum(0).cumsum(0).int()
+    inner = F.grouped_mm(rows[order], s.up, offs=offsets).relu()
+    outer = F.grouped_mm(inner, s.down, offs=offsets)
+    return rows.index_add(0, order, outer).view(y.shape)
+
+
 tokens("matrix times vector", lambda s, y: (y.mean((0, 1)) @ s.w).relu() + torch.mv(s.u, y.mean((0, 1))),
        {A: 8, "w": 6}, out=6, fixed=True, w=free(8, 6), u=free(6, 8))
 tokens("a matrix per head", lambda s, y: (y.unflatten(-1, (2, 4)).mT.mT.transpose(1, 2) @ s.w).transpose(1,
@@ -239,3 +255,12 @@ net("grouped transposed convolution of an image", lambda s, x: s.head(s.b(s.a(x)
     (torch.zeros(2, 4, 6, 6),), (torch.zeros(3, 4, 5, 8),), {B: 6}, a=nn.ConvTranspose2d(4, 8, 2, groups=2),
     b=conv(8, 6), head=linear(6, 4), frozen="grouped convolution of an input without channels")
 tokens("matrix by vector", lambda s, y: torch.mv(y[0], s.v)[None, :, None] + y, {A: 8}, fixed=True, v=free(8))
+net("experts of tokens", lambda s, x: s.head(_experts(s, s.a(x))), (torch.zeros(2, 5, 8),), (torch.zeros(3, 4, 8),),
+    {"up": 8, "down": 6}, a=linear(8, 6), r=linear(6, 3), up=free(3, 6, 8), down=free(3, 8, 6), head=linear(6, 4),
+    frozen="rows or columns that offsets divide into groups")
+tokens("product of groups of columns", lambda s, y: F.grouped_mm(s.w, y.flatten(0, 1).T, offs=_halves(y)).T[None],
+       {A: 8, "w": 6}, out=6, w=free(2, 6, 8), frozen="rows or columns that offsets divide into groups")
+tokens("sums of groups", lambda s, y: F.grouped_mm(s.c(y).flatten(0, 1).T, y.flatten(0, 1), offs=_halves(y)).amax(1),
+       {A: 8, "c.weight": 6}, c=linear(8, 6))
+tokens("product of groups of one size", lambda s, y: F.grouped_mm(y.unflatten(-1, (2, 4)).flatten(0, 1).transpose(0, 1),
+       s.w).transpose(0, 1).flatten(1)[None], {A: 4, "w": 6}, out=12, w=free(2, 4, 6))

@@ -30,7 +30,7 @@ def convolution(call: Call) -> Axes:
     A kernel with one position leaves the other axes as they are; a larger one mixes their positions.
     """
     x, weight, bias = call.args[0], call.args[1], call.arg(2)
-    label, on_x = _stored(call.label(weight), 0), call.axes(x)
+    label, on_x = stored(call.label(weight), 0), call.axes(x)
     space = _space(call, on_x[2:], label)
     transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
     columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])
@@ -225,13 +225,13 @@ def multiplied(call: Call, _: Rule) -> list[Axes]:
 @rule("mm", "bmm", "mv", "dot", reads_weights=(0, 1), factor_at=PRODUCTS | ATTENTION, uniform=multiplied)
 def matmul(call: Call) -> Axes:
     """Matrix product ``[b, p, q] @ [b, q, r]``."""
-    return _product(call, *call.args[:2])
+    return product(call, *call.args[:2])
 
 
 @rule("addmm", "baddbmm", "addmv", reads_weights=(1, 2), factor_at=PRODUCTS | ATTENTION)
 def added_matmul(call: Call) -> Axes:
     """Matrix product plus a broadcast addend, the first argument."""
-    result = list(_product(call, *call.args[1:3]))
+    result = list(product(call, *call.args[1:3]))
     addend = call.args[0]
     label = call.label(addend)
     for behind in range(1, addend.dim() + 1):
@@ -251,11 +251,12 @@ def vdot(call: Call) -> Axes:
     return ()
 
 
-def _product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
+def product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
+    """Matrix product of the last two axes, or of a vector."""
     left, right = call.label(a), call.label(b)
     end = -min(b.dim(), 2)
     inner = call.met(right.axes[end], left, -1), call.met(left.axes[-1], right, end)
-    contract(call, _stored(left, -1), _stored(right, end), *inner)
+    contract(call, stored(left, -1), stored(right, end), *inner)
     rows, columns = left.axes[-2:-1], right.axes[-1:] if b.dim() > 1 else ()
     for label, outer in ((left, rows), (right, columns)):
         call.tie(*(outer if label.is_parameter else ()))
@@ -272,7 +273,7 @@ def _or_waiting(label: Label, axis: int) -> Ids | None:
     return label.waiting(axis) if ids is None else ids
 
 
-def _stored(label: Label, axis: int) -> Label:
+def stored(label: Label, axis: int) -> Label:
     """Return the label as a computed one if the axis repeats one number: no columns to sum."""
     return label if label.waiting(axis) is None else dataclasses.replace(label, is_parameter=False)
 

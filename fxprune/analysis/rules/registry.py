@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from fxprune.pytorch.rewritable import CallTarget
-from fxprune.pytorch.torch_private import OpOverload
+from fxprune.pytorch.torch_private import OpOverload, overload_names
 
 from ..call import Call, Rule
 from ..channels import Axes
@@ -45,13 +45,24 @@ class Entry:
 
 
 RULES: dict[OpOverload, Entry] = {}
+_UNSEEN: dict[str, Entry] = {}  # of operators that no library had registered yet, by name
+
+
+def entry_of(operator: OpOverload) -> Entry | None:
+    """Return the entry of an operator, also of one that its library registered after the rule."""
+    found = RULES.get(operator)
+    if found is not None or not _UNSEEN:
+        return found
+    space, name, overload = overload_names(operator)
+    return _UNSEEN.get(f"{space}::{name}") or _UNSEEN.get(f"{space}::{name}.{overload}")
 
 
 def rule(*names: str, **traits: Any) -> Callable[[R], R]:
     """Register a rule for operators, by names like ``packet`` or ``packet.overload``.
 
-    Operators outside ATen are ``library::packet``. A packet name means every overload. Names that the installed PyTorch
-    does not have are skipped, since its versions differ; a name registered twice is an error.
+    Operators outside ATen are ``library::packet``; the library may register them later. A packet name means every
+    overload. ATen names that the installed PyTorch does not have are skipped, since its versions differ; a name
+    registered twice is an error.
 
     Args:
         *names: of the operators.
@@ -64,6 +75,8 @@ def rule(*names: str, **traits: Any) -> Callable[[R], R]:
             packet_name, _, overload = rest.partition(".")
             packet = getattr(getattr(torch.ops, space or "aten"), packet_name, None)
             if packet is None:
+                if space and _UNSEEN.setdefault(name, Entry(function, **traits)).rule is not function:
+                    raise ValueError(f"two rules for {name}")
                 continue
             for each in [overload] if overload else packet.overloads():
                 operator = getattr(packet, each)

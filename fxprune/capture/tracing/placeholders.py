@@ -60,14 +60,16 @@ def arguments(
     _check_tensors([*inputs], tuple(inputs.values()))
     given |= {**inputs, **values}
     gap = next((place for place, name in enumerate(values) if name not in inputs), last + 1)
-    positional = [
-        _argument(tracer, p.name, values[p.name], () if place < gap else (p.default,))
+    made = {
+        p.name: _argument(tracer, p.name, values[p.name], () if place < gap else (p.default,))
         for place, p in enumerate(by_place[: last + 1])
-    ]
+    }
+    # By name, as the model itself is called: what wraps `forward` may look for names.
+    positional = [made.pop(p.name) for p in by_place[: last + 1] if p.kind == p.POSITIONAL_ONLY]
     # Python requires a default after an argument with a default.
     default = () if gap > last else (None,)
     named = {name: _argument(tracer, name, value, default) for name, value in inputs.items() if name not in values}
-    return positional, named
+    return positional, {**made, **named}
 
 
 def _check_count(parameters: list[inspect.Parameter], given: int) -> None:

@@ -68,7 +68,7 @@ class _UnknownError(Exception):
 def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return ``func(*args, **kwargs)`` for tensors on the meta device."""
     if kernel := _kernels().get(func):
-        return kernel(*args)
+        return kernel(*args, **kwargs)
     kind = _kind(func)
     if kind is None or torch.is_inference_mode_enabled():
         return func(*args, **kwargs)
@@ -149,12 +149,21 @@ def _kernels() -> dict[Any, Callable[..., Any]]:
         "fake_quantize_per_channel_affine_cachemask": masked,
         "_fake_quantize_learnable_per_tensor_affine": alone,
         "_fake_quantize_learnable_per_channel_affine": alone,
+        "_grouped_mm": _grouped_product,  # PyTorch's own takes bfloat16 only
     }
-    return {getattr(torch.ops.aten, name).default: kernel for name, kernel in names.items()}
+    known = {name: getattr(torch.ops.aten, name, None) for name in names}
+    return {packet.default: names[name] for name, packet in known.items() if packet is not None}
 
 
 def _rounded_with_mask(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
+
+
+def _grouped_product(
+    a: torch.Tensor, b: torch.Tensor, offsets: torch.Tensor | None = None, _: Any = None, kind: torch.dtype | None = None
+) -> torch.Tensor:
+    lead = a.shape[:1] if a.dim() == b.dim() == 3 else offsets.shape if a.dim() == b.dim() and offsets is not None else ()
+    return a.new_empty((*lead, a.shape[-2], b.shape[-1]), dtype=kind)
 
 
 def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:
