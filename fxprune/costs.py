@@ -203,7 +203,8 @@ def _counted(module: torch.nn.Module, example_inputs: Any) -> Cost:
 
     params = sum(parameter.numel() for parameter in module.parameters())
     ghost = to_meta(module).eval()
-    with MetaMode(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter, torch.no_grad():
+    on_meta = MetaMode()  # type: ignore[no-untyped-call]
+    with on_meta, FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter, torch.no_grad():
         run_on(ghost, as_meta(as_inputs(example_inputs)))
     return Cost(params, counter.get_total_flops() // 2)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.arguments.inputs import Inputs, run_on
 from fxprune.errors import kind_and_line
+from fxprune.pytorch.meta.kernels import OwnKernels
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.torch_private import fake_tensor_mode, pytree
 
@@ -36,7 +37,8 @@ def difference_under_autocast(pair: Pair, inputs: Inputs) -> tuple[str, str]:
 
     # Outside of the mode, in which nothing else could be copied.
     pairs = [map_tensors(each, faked, only_runs=True).eval() for each in (pair.model, pair.module)]
-    with fake, torch.autocast(kind, dtype=torch.bfloat16):
+    own = OwnKernels()  # type: ignore[no-untyped-call]
+    with fake, own, torch.autocast(kind, dtype=torch.bfloat16):
         for module in pairs:
             try:
                 with Watch({}) as watch:  # type: ignore[no-untyped-call]

@@ -234,7 +234,8 @@ def _grouped_product(
     group = (torch.arange(len(rows), device=rows.device)[:, None] >= offs).sum(1)[:, None]
     zero = rows.new_zeros(())
     product: Any = sum(torch.where(group == i, rows @ weight, zero) for i, weight in enumerate(weights.unbind()))
-    return product if out_dtype is None else product.to(out_dtype)
+    summed: Tensor = product if out_dtype is None else product.to(out_dtype)
+    return summed
 
 
 def _attention(

@@ -163,10 +163,14 @@ class SymbolicTracer(fx.Tracer):
         return called and decomposition(m) is None and self.is_leaf_module(m, path)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Trace into a layer that hides widths; record its path for error messages."""
-        path = self.path_of_module(m)
-        self.inside.append(path)
+        """Trace into a layer that hides widths; record its path for error messages.
+
+        A module without tensors that is not in the tree, as an activation made by the call, is its operations.
+        """
         inner = decomposition_for(m, args, kwargs)
+        if m not in (self.submodule_paths or {}) and next(iter(m.state_dict()), None) is None:
+            return forward(*args, **kwargs) if inner is None else inner(*args, **kwargs)
+        self.inside.append(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs) if inner is None else inner(*args, **kwargs)
         self.finished.append(self.inside.pop())
         return result

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from fxprune.pytorch.torch_private import (
     OpOverload,
+    TorchDispatchMode,
     functions_plain,
     makes_storage,
     memory_of,
@@ -139,6 +140,16 @@ def _twin(x: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
+class OwnKernels(TorchDispatchMode):
+    """Use the kernels of this module for tensors without numbers, where PyTorch has none."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator."""
+        return _kernels().get(func, func)(*args, **(kwargs or {}))
+
+
 @functools.cache
 def _kernels() -> dict[Any, Callable[..., Any]]:
     """Return kernels for operators of which PyTorch has none on the meta device."""
@@ -160,10 +171,10 @@ def _rounded_with_mask(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Te
 
 
 def _grouped_product(
-    a: torch.Tensor, b: torch.Tensor, offsets: torch.Tensor | None = None, _: Any = None, kind: torch.dtype | None = None
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
 ) -> torch.Tensor:
-    lead = a.shape[:1] if a.dim() == b.dim() == 3 else offsets.shape if a.dim() == b.dim() and offsets is not None else ()
-    return a.new_empty((*lead, a.shape[-2], b.shape[-1]), dtype=kind)
+    lead = (a.shape[:1] if offs is None else offs.shape) if a.dim() == b.dim() else ()
+    return a.new_empty((*lead, a.shape[-2], b.shape[-1]), dtype=out_dtype)
 
 
 def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:
