@@ -93,6 +93,8 @@ def _is_constant(node: fx.Node) -> bool:
 
 def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:
     """Guard positions that -1 takes from beyond channels: ``[c, h * w] -> [-1, 64]``."""
+    if _is_constant(site.node.all_input_nodes[0]):  # a parameter is as long at any input
+        return
     wide, narrow = site.wide_of(0), site.shape_of(0)
     old = [d for d in left if narrow.axes[d] is not None]
     new = [d for d in asked if site.value.axes[d] is not None]

@@ -277,3 +277,22 @@ def halved(y):
 )
 def test_a_length_that_no_factor_gives_is_open(factors, sizes, pieces):
     assert _taken_apart(factors, sizes) == pieces
+
+
+def scaled_heads(s, y):
+    q, k, v = (layer(y).unflatten(-1, (4, 8)).transpose(1, 2) for layer in (s.q, s.k, s.v))
+    q = q.cumsum(-1) * (s.scale * 2).view(-1, 1, 8)  # channels of a head differ, so that heads merge
+    return ((q @ k.cumsum(-1).mT).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def test_heads_of_a_parameter_bind_no_batch():
+    layers = {name: linear(8, 32) for name in "qkv"}
+    net = Net(lambda s, y: s.head(scaled_heads(s, y)), scale=free(32), head=linear(32, 4), **layers).eval()
+    coupling = fxprune.couple(net, torch.randn(4, 5, 8))
+    plan = fxprune.plan(coupling, method="even", keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert str(coupling.batch) == "any" and narrow.scale.shape == (16,)
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3, 8)
+        torch.testing.assert_close(narrow(x), snapped(x))
