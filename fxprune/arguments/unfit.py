@@ -15,6 +15,8 @@ from .inputs import Inputs, names_by_place
 # What PyTorch's parsers say where an argument is no tensor: they list all that they would take.
 _PARSER = re.compile(r"received an invalid combination|must be Tensor|must be tuple of Tensors|has no attribute")
 _KINDS = re.compile(r"scalar type|should be the same|same dtype|dtype|not implemented for '\w+'", re.IGNORECASE)
+_INTEGERS = re.compile(r"\b(long|u?int\d*|char|byte|short|bool(ean)?)\b", re.IGNORECASE)
+_LOW = re.compile(r"half|bfloat|float16", re.IGNORECASE)
 _IMAGES = (torch.float32, torch.float64)
 
 
@@ -71,4 +73,8 @@ def _remedy(said: str) -> str:
 
 
 def _is_unusual(x: torch.Tensor, said: str) -> bool:
-    return x.dtype not in ((torch.int64, torch.int32) if _remedy(said) == "long" else _IMAGES)
+    """Tell whether a tensor has a type that the error names, and another one than the network takes."""
+    if _remedy(said) == "long":
+        return x.dtype not in (torch.int64, torch.int32)
+    named = _LOW if x.is_floating_point() else _INTEGERS
+    return x.dtype not in _IMAGES and named.search(said) is not None

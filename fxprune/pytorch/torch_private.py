@@ -40,6 +40,7 @@ C = torch._C
 set_grad_enabled = torch._C._set_grad_enabled
 # Raises AssertionError with a message; unlike `assert`, a trace records it.
 assert_call = torch._assert
+CHECK_WITH = "_check_with"  # the function of `torch` by which `torch._check` and its kin raise
 # One kernel for a whole list of tensors.
 foreach_add_, foreach_mul_, foreach_copy_ = torch._foreach_add_, torch._foreach_mul_, torch._foreach_copy_
 foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_

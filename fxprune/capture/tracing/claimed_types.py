@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.torch_private import pytree
+from fxprune.pytorch.torch_private import CHECK_WITH, pytree
 
 from .own_tensors import OwnTensor
 
@@ -37,12 +37,12 @@ def claims_type(asker: FrameType) -> bool:
 
 @contextlib.contextmanager
 def types_claimed(kind: type) -> Iterator[None]:
-    """Let ``isinstance`` take proxies of this kind for what their values are.
+    """Let ``isinstance``, ``callable`` and PyTorch's checks take proxies of this kind for what their values are.
 
     Raises:
         TraceError: in the block, for a legacy type of tensors, if types and devices stay dynamic.
     """
-    given = builtins.isinstance
+    given, asked, check = builtins.isinstance, builtins.callable, getattr(torch, CHECK_WITH)
     claims: dict[type, bool] = {}
 
     def answer(value: Any, kinds: Any) -> bool:
@@ -65,11 +65,20 @@ def types_claimed(kind: type) -> Iterator[None]:
             _claiming = before
         return known or any(_is_of(value, each) for each in legacy)
 
-    builtins.isinstance = answer
+    def is_called(value: Any) -> bool:
+        attribute = issubclass(type(value), fx.proxy.Attribute)
+        return asked(value) and (attribute or not issubclass(type(value), kind))
+
+    def checked(error: Any, condition: Any, message: Any = None) -> None:
+        check(error, bool(condition) if issubclass(type(condition), kind) else condition, message)
+
+    builtins.isinstance, builtins.callable = answer, is_called
+    setattr(torch, CHECK_WITH, checked)
     try:
         yield
     finally:
-        builtins.isinstance = given
+        builtins.isinstance, builtins.callable = given, asked
+        setattr(torch, CHECK_WITH, check)
 
 
 def _is_of(value: ConcreteProxy | OwnTensor, kind: Any) -> bool:
