@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,11 @@ from fxprune.pytorch.torch_private import pytree
 from .example_values import changed, doubled_on_meta, values_of
 from .first_layer import first_layer
 from .kept_state import KEEPS, Attributes
-from .observation import Observation, compare, generators_restored, observe, try_to_observe
+from .observation import Observation, compare, observe, try_to_observe
 from .other_batches import difference_at_other_batches
 from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .pair import Pair
+from .preserved import preserved
 from .programs import HistoryQuestions, RealRun, only_the_model_asks
 from .training import noise_in_weights, training_difference
 from .under_autocast import difference_under_autocast
@@ -88,7 +89,7 @@ def difference(
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = Pair(model, module)
     pair.programs.stated = stated
-    with attribute_writes(), generators_restored(), _untouched(model), torch.no_grad():
+    with attribute_writes(), preserved(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
         # An analysis needs shapes only, so the example may have another dtype, and so may numbers that the model makes.
@@ -131,18 +132,6 @@ def _is_proven_in_training(pair: Pair, inputs: Inputs) -> bool:
         return pair.proven
     pair.asks_modes |= (equal := pair.programs.are_equal(twice, training=True))
     return equal
-
-
-@contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers after the block: functions in a copy may still write to the original."""
-    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    try:
-        yield
-    finally:
-        for name, buffer in model.named_buffers():
-            if name in before and buffer.shape == before[name].shape and not torch.equal(buffer, before[name]):
-                buffer.detach().copy_(before[name])
 
 
 def _in_eval(pair: Pair, first: Inputs) -> str:
@@ -247,7 +236,7 @@ def gradients_difference(model: nn.Module, module: fx.GraphModule, example_input
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return "weights on the meta device have no numbers to compare"
     pair = Pair(model, module)
-    with attribute_writes(), generators_restored(), _untouched(model), torch.enable_grad():
+    with attribute_writes(), preserved(model), torch.enable_grad():
         inputs = inputs_for(model, values_of(example_inputs, pair.device))
         wanted, found = (try_to_observe(each, inputs) for each in pair.copies())
         if isinstance(wanted, str):
