@@ -31,13 +31,14 @@ from .example_values import changed, doubled_on_meta, values_of
 from .first_layer import first_layer
 from .kept_state import KEEPS, Attributes
 from .observation import Observation, compare, observe, try_to_observe
-from .other_batches import difference_at_other_batches
 from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
+from .other_sizes import difference_at_other_sizes
 from .pair import Pair
 from .preserved import preserved
 from .programs import HistoryQuestions, RealRun, only_the_model_asks
 from .training import noise_in_weights, training_difference
 from .under_autocast import difference_under_autocast
+from .variables import variables_restored
 from .without_numbers import are_shown_equal
 
 # The key in a captured graph's `meta` that says what could not be compared.
@@ -136,12 +137,14 @@ def _is_proven_in_training(pair: Pair, inputs: Inputs) -> bool:
 
 def _in_eval(pair: Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
-    if are_shown_equal(pair, first):
+    with variables_restored(list(pair.model.modules())):  # no copy has variables of its own
+        shown = are_shown_equal(pair, first)
+    if shown:
         pair.proven = pair.proven_at_first = pair.alike = True
         return ""
     model = pair.copy(pair.model)
     why = _in_two_calls(pair, model, Attributes(model, pair.whole), first)
-    return difference_at_other_batches(*pair.copies(), first) if not why and pair.assigns else why
+    return difference_at_other_sizes(pair, first) if not why and pair.keeps else why
 
 
 def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
@@ -158,7 +161,7 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
             f"{type(model).__name__} returns a {kind} tensor, which no comparison takes: return it dense."
         )
     pair.take_caches(wanted, attributes.assigned())
-    pair.assigns = bool(attributes.assigned())
+    pair.keeps = bool(attributes.assigned() or attributes.changed_containers)
     _prove(pair, record, model, first)
     if asked := pair.programs.unasked or history.found:
         return only_the_model_asks(asked)

@@ -20,6 +20,7 @@ from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import set_grad_enabled, storage_id, storage_owners, tensor_tables
 
 from .observation import generators_restored
+from .variables import variables_restored
 from .watch import Watch, has_storage, hold_the_same, lends_noted
 
 _COVERED: set[int] = set()  # storages that a block outside preserves
@@ -34,8 +35,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     new = set(owners) - _COVERED
     copied = [(x.detach(), x.detach().clone()) for x in plain if storage_id(x) in new and _may_change(x, owners)]
     facts = [(each, each.detach(), each.requires_grad, each.grad if each.is_leaf else None) for each in tensors]
-    tables = [(table, dict(table)) for module in model.modules() for table in _tables(module)]
-    with generators_restored(), lends_noted(copied.append), _settings_restored():
+    modules = list(model.modules())
+    tables = [(table, dict(table)) for module in modules for table in _tables(module)]
+    with generators_restored(), lends_noted(copied.append), _settings_restored(), variables_restored(modules):
         _COVERED.update(new)
         try:
             yield

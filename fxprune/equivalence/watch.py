@@ -140,7 +140,7 @@ def hold_the_same(a: Tensor, b: Tensor) -> bool:
 
 def has_storage(tensor: Tensor) -> bool:
     """Tell whether the numbers of a tensor lie in memory of their own."""
-    return _storage(tensor) != id(tensor)
+    return bool(_storage(tensor) != id(tensor))
 
 
 def _storage(tensor: Tensor) -> Any:

@@ -40,7 +40,7 @@ _QUESTIONS = ("stride", "is_contiguous", "storage_offset", "__float__", "__int__
 
 @contextlib.contextmanager
 def number_reads(seen: Callable[[torch.Tensor], None], *, questions: bool = False) -> Iterator[None]:
-    """Call ``seen(tensor)`` before each read of numbers that no mode sees, or each question, too."""
+    """Call ``seen(tensor)`` before each read of numbers that no mode sees, or each question."""
     names = _READS + _QUESTIONS * questions
 
     def noted(read: Any) -> Any:

@@ -75,6 +75,16 @@ def in_gradients(net):
         weight.grad = torch.ones_like(weight)
 
 
+CALLS = {"number": 0, "shapes": []}
+
+
+def in_variables(net):
+    KEPT.setdefault("size", net.w.shape[0])
+    CALLS["number"] += 1
+    CALLS["shapes"].append(net.w * 2)
+    Net.latest = net.w * 2
+
+
 def in_settings(net):
     torch.set_num_threads(torch.get_num_threads() + 1)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -88,6 +98,8 @@ def in_random_numbers(net):
 
 
 class Net(nn.Module):
+    latest = None
+
     def __init__(self, change):
         super().__init__()
         self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
@@ -109,6 +121,7 @@ def state_of(net):
             for name, x in tensors
         ],
         "attributes": [(name, key, repr(value)) for name, table in attributes for key, value in table.items()],
+        "variables": (list(KEPT), CALLS["number"], len(CALLS["shapes"]), Net.latest),
         "settings": (
             torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(), torch.is_autocast_enabled("cpu"),
@@ -121,7 +134,7 @@ def state_of(net):
 CHANGES = [
     by_numpy, by_a_copy_in_numpy, by_an_array_of_before, by_an_array_of_the_first_call, by_dlpack, by_its_storage,
     by_data, by_set, by_other_types, in_a_buffer, in_the_network_itself, by_a_parameter_of_its_own, in_gradients,
-    in_settings, in_random_numbers,
+    in_variables, in_settings, in_random_numbers,
 ]  # fmt: skip
 
 
