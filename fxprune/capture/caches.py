@@ -2,13 +2,15 @@
 
 Detectors keep their anchors, and compute them anew where the sizes of their maps are others than before:
 ``if self.shape != shape``. After a call, the example finds what was kept, and the graph would hold for that size only.
-So the graph is captured from a copy that has forgotten what a call at another batch sets anew. It computes at each call
-what the model computes where it finds nothing, and is compared in eval mode with the model, which has all that it kept,
-at two batches. What was kept may have the precision of an earlier call; under autocast, the copy counts.
+So the graph is captured from a copy that has forgotten what a call at another batch or size sets anew. It computes at
+each call what the model computes where it finds nothing, and is compared in eval mode with the model, which has all
+that it kept, at two batches or sizes. What was kept may have the precision of an earlier call; under autocast, the copy
+counts.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -17,7 +19,7 @@ from torch import fx, nn
 from fxprune.arguments.batches import graph_batches
 from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs
-from fxprune.equivalence import Difference, attributes_set, difference
+from fxprune.equivalence import Difference, at_other_sizes, attributes_set, difference
 from fxprune.errors import CaptureError
 from fxprune.pytorch.modules import clone_sharing, kept_tensors
 from fxprune.pytorch.torch_private import pytree
@@ -47,9 +49,10 @@ def without_caches(
     decided = any(isinstance(n.args[1], bool) for n in module.graph.find_nodes(op="call_function", target=guard_equal))
     if not decided or not any(kept_tensors(each) for each in model.modules()):
         return given
-    # The model may have kept what it computed at one of these batches.
-    twins = ((_forgetting(model, more), more) for more in (_with_more(inputs, 1), _with_more(inputs, 2)))
-    twin, more = next((each for each in twins if each[0] is not None), (None, inputs))
+    # The model may have kept what it computed at one of these batches and sizes.
+    others = itertools.chain((_with_more(inputs, 1), _with_more(inputs, 2)), at_other_sizes(inputs))
+    twins = ((_forgetting(model, other), other) for other in others)
+    twin, other = next((each for each in twins if each[0] is not None), (None, inputs))
     if twin is None:
         return given
     try:
@@ -57,7 +60,7 @@ def without_caches(
         if graph_batches(anew, inputs).why:
             return given
         found = difference(twin, anew, inputs)
-        alike = all(not difference(model, anew, each, eval_only=True).always for each in (inputs, more))
+        alike = all(not difference(model, anew, each, eval_only=True).always for each in (inputs, other))
     except CaptureError:
         return given
     return given if found.always or not alike else (twin, anew, found)
@@ -71,11 +74,11 @@ def _with_more(inputs: Inputs, count: int) -> Inputs:
     return more
 
 
-def _forgetting(model: nn.Module, more: Inputs) -> nn.Module | None:
-    """Copy a model with None for what a call on ``more`` samples sets; None: nothing."""
+def _forgetting(model: nn.Module, other: Inputs) -> nn.Module | None:
+    """Copy a model with None for what a call on ``other`` inputs sets; None: nothing."""
     try:
-        names = attributes_set(model, more)
-    except Exception:  # what another batch would do is not known
+        names = attributes_set(model, other)
+    except Exception:  # what another batch or size would do is not known
         return None
     twin, found = clone_sharing(model), False
     for name in names:

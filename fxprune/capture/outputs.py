@@ -19,6 +19,7 @@ from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.arguments.outputs import Outputs, check_known, counts
 from fxprune.arguments.records import fields_of
 from fxprune.arguments.unfit import unfit
+from fxprune.equivalence import unchanged
 from fxprune.errors import CaptureError
 from fxprune.pytorch.modules import clone_sharing, device_of
 from fxprune.pytorch.shaped_layers import is_shaped
@@ -70,7 +71,7 @@ def object_returned(model: nn.Module, inputs: Inputs) -> str:
     device = device_of(model)
     given: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.zeros_like(x, device=device), inputs)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), unchanged(model):
             returned = run_on(clone_sharing(model).eval(), given)
     except Exception as error:  # a model may raise anything
         if isinstance(error, TypeError | AttributeError | IndexError) and len(tensors_of(inputs)) < len(inputs):

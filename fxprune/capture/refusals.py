@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from torch import nn
 
 from fxprune.errors import CaptureError, first_line
@@ -46,3 +48,33 @@ def _caused(text: str, error: Exception) -> CaptureError:
     refusal = CaptureError(text)
     refusal.__cause__ = error
     return refusal
+
+
+@dataclass
+class Failures:
+    """The reasons why no way has succeeded so far: errors of trace and export, and differences."""
+
+    model: nn.Module
+    traced: tuple[SymbolicTracer, Exception] | None = None
+    exported: Exception | None = None
+    unlike: list[str] = field(default_factory=list)
+    unasked: bool = False
+
+    def as_error(self) -> CaptureError:
+        """Make one error of all the reasons."""
+        name = type(self.model).__name__
+        if self.unlike:
+            error = CaptureError(
+                f"cannot capture {name}: a graph of it computes something else: {self.unlike[0]}. Change that "
+                "line, or give `check=False` if the network is to be taken as its graph computes it."
+            )
+            error.__cause__ = self.traced[1] if self.traced else self.exported
+            return error
+        if self.traced is None and self.exported is None:
+            return CaptureError(f"cannot capture {name}: no other way is left to try.")
+        if self.traced is None:
+            assert self.exported is not None
+            error = CaptureError(f"cannot export {name}: {first_line(self.exported)}")
+            error.__cause__ = self.exported
+            return error
+        return untraceable(self.model, *self.traced, exported=self.exported)

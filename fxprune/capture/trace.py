@@ -13,13 +13,12 @@ from __future__ import annotations
 import functools
 import keyword
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, as_meta
 from fxprune.arguments.outputs import Outputs
-from fxprune.equivalence import UNCHECKED, Difference, difference
+from fxprune.equivalence import UNCHECKED, Difference, difference, preserved
 from fxprune.errors import CaptureError, OptionError, first_line
 from fxprune.pytorch.graph_module import GraphModule
 from fxprune.pytorch.modes import show_blocks
@@ -33,7 +32,7 @@ from .mode_guards import guard_modes
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
 from .overloads import choose_overloads, drop_sizes_stated_twice
-from .refusals import untraceable
+from .refusals import Failures
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .tracing.recorder import ObjectAskedError
@@ -93,6 +92,23 @@ def captures(
         OptionError: a way does not exist.
         CaptureError: no further way succeeds; the message says why the others failed.
     """
+    found = _captures(model, example_inputs, decomposed, ways, check, outputs)
+    while True:
+        with preserved(model):
+            module = next(found, None)
+        if module is None:
+            return
+        yield module
+
+
+def _captures(
+    model: nn.Module,
+    example_inputs: Inputs,
+    decomposed: frozenset[str],
+    ways: Sequence[str],
+    check: bool,
+    outputs: Outputs | None,
+) -> Iterator[fx.GraphModule]:
     ways = [_FORMER.get(way, way) for way in ways]
     if not ways or not set(ways) <= set(WAYS):
         raise OptionError(f"ways must be some of {', '.join(WAYS)}, not {', '.join(ways) or 'none'}.")
@@ -108,7 +124,7 @@ def captures(
     given = model
     if outputs is not None:
         model = without_objects(given, outputs)
-    failures = _Failures(given)
+    failures = Failures(given)
     for trace in (_traced, _exported):
         if failures.unasked:  # an export has tensors of a type of its own, too
             break
@@ -148,38 +164,8 @@ def captures(
     raise failures.as_error()
 
 
-@dataclass
-class _Failures:
-    """The reasons why no way has succeeded so far: errors of trace and export, and differences."""
-
-    model: nn.Module
-    traced: tuple[SymbolicTracer, Exception] | None = None
-    exported: Exception | None = None
-    unlike: list[str] = field(default_factory=list)
-    unasked: bool = False
-
-    def as_error(self) -> CaptureError:
-        """Make one error of all the reasons."""
-        name = type(self.model).__name__
-        if self.unlike:
-            error = CaptureError(
-                f"cannot capture {name}: a graph of it computes something else: {self.unlike[0]}. Change that "
-                "line, or give `check=False` if the network is to be taken as its graph computes it."
-            )
-            error.__cause__ = self.traced[1] if self.traced else self.exported
-            return error
-        if self.traced is None and self.exported is None:
-            return CaptureError(f"cannot capture {name}: no other way is left to try.")
-        if self.traced is None:
-            assert self.exported is not None
-            error = CaptureError(f"cannot export {name}: {first_line(self.exported)}")
-            error.__cause__ = self.exported
-            return error
-        return untraceable(self.model, *self.traced, exported=self.exported)
-
-
 def _traced(
-    model: nn.Module, inputs: Inputs, decomposed: frozenset[str], ways: Sequence[str], failures: _Failures
+    model: nn.Module, inputs: Inputs, decomposed: frozenset[str], ways: Sequence[str], failures: Failures
 ) -> Iterator[fx.GraphModule]:
     """Yield graphs of layers: first for all sizes, then for those of the example."""
     # Functions registered with `torch.fx.wrap` hide channels, so try first to trace through them.
@@ -196,12 +182,12 @@ def _traced(
                 break  # literal types and devices are only for models that cannot be traced otherwise
 
 
-def _trace(model: nn.Module, tracer: SymbolicTracer, inputs: Inputs, failures: _Failures) -> fx.GraphModule | None:
+def _trace(model: nn.Module, tracer: SymbolicTracer, inputs: Inputs, failures: Failures) -> fx.GraphModule | None:
     way = "concrete" if isinstance(tracer, ConcreteTracer) else "symbolic"
     skeleton = clone_sharing(model).eval()
     reads = FlagWatcher(traced_modules(skeleton, tracer.keeps))
     try:
-        with reads:
+        with preserved(model), reads:
             graph = tracer.trace(skeleton)
         module = _graph_module(model, skeleton, graph, way)
     except OptionError:
@@ -237,14 +223,14 @@ def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: SymbolicT
 
 
 def _exported(
-    model: nn.Module, inputs: Inputs, decomposed: frozenset[str], ways: Sequence[str], failures: _Failures
+    model: nn.Module, inputs: Inputs, decomposed: frozenset[str], ways: Sequence[str], failures: Failures
 ) -> Iterator[fx.GraphModule]:
     """Yield a graph of operations in eval mode, without layers."""
     if "export" not in ways:
         return
     custom: dict[str, None] = {}
     try:
-        with custom_functions_noted(custom):
+        with preserved(model), custom_functions_noted(custom):
             graph, constants = trace_exported(clone_sharing(model).eval(), inputs)
     except Exception as error:
         failures.exported = error

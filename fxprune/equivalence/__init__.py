@@ -4,4 +4,6 @@ from .compare import UNCHECKED, Difference, difference, gradients_difference
 from .kept_state import attributes_set
 from .observation import Certain, differs, try_to_observe
 from .other_modes import Mode
+from .other_sizes import at_other_sizes
+from .preserved import preserved, unchanged
 from .programs import RANK, Programs

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +30,15 @@ from fxprune.pytorch.torch_private import pytree
 from .example_values import changed, doubled_on_meta, values_of
 from .first_layer import first_layer
 from .kept_state import KEEPS, Attributes
-from .observation import Observation, compare, generators_restored, observe, try_to_observe
-from .other_batches import difference_at_other_batches
+from .observation import Observation, compare, observe, try_to_observe
 from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
+from .other_sizes import difference_at_other_sizes
 from .pair import Pair
+from .preserved import preserved
 from .programs import HistoryQuestions, RealRun, only_the_model_asks
 from .training import noise_in_weights, training_difference
 from .under_autocast import difference_under_autocast
+from .variables import variables_restored
 from .without_numbers import are_shown_equal
 
 # The key in a captured graph's `meta` that says what could not be compared.
@@ -88,7 +90,7 @@ def difference(
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = Pair(model, module)
     pair.programs.stated = stated
-    with attribute_writes(), generators_restored(), _untouched(model), torch.no_grad():
+    with attribute_writes(), preserved(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
         # An analysis needs shapes only, so the example may have another dtype, and so may numbers that the model makes.
@@ -133,26 +135,16 @@ def _is_proven_in_training(pair: Pair, inputs: Inputs) -> bool:
     return equal
 
 
-@contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers after the block: functions in a copy may still write to the original."""
-    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    try:
-        yield
-    finally:
-        for name, buffer in model.named_buffers():
-            if name in before and buffer.shape == before[name].shape and not torch.equal(buffer, before[name]):
-                buffer.detach().copy_(before[name])
-
-
 def _in_eval(pair: Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
-    if are_shown_equal(pair, first):
+    with variables_restored(list(pair.model.modules())):  # no copy has variables of its own
+        shown = are_shown_equal(pair, first)
+    if shown:
         pair.proven = pair.proven_at_first = pair.alike = True
         return ""
     model = pair.copy(pair.model)
     why = _in_two_calls(pair, model, Attributes(model, pair.whole), first)
-    return difference_at_other_batches(*pair.copies(), first) if not why and pair.assigns else why
+    return difference_at_other_sizes(pair, first) if not why and pair.keeps else why
 
 
 def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
@@ -169,7 +161,7 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
             f"{type(model).__name__} returns a {kind} tensor, which no comparison takes: return it dense."
         )
     pair.take_caches(wanted, attributes.assigned())
-    pair.assigns = bool(attributes.assigned())
+    pair.keeps = bool(attributes.assigned() or attributes.changed_containers)
     _prove(pair, record, model, first)
     if asked := pair.programs.unasked or history.found:
         return only_the_model_asks(asked)
@@ -247,7 +239,7 @@ def gradients_difference(model: nn.Module, module: fx.GraphModule, example_input
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return "weights on the meta device have no numbers to compare"
     pair = Pair(model, module)
-    with attribute_writes(), generators_restored(), _untouched(model), torch.enable_grad():
+    with attribute_writes(), preserved(model), torch.enable_grad():
         inputs = inputs_for(model, values_of(example_inputs, pair.device))
         wanted, found = (try_to_observe(each, inputs) for each in pair.copies())
         if isinstance(wanted, str):

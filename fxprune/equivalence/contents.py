@@ -50,12 +50,12 @@ def contents_of(modules: Collection[nn.Module]) -> Contents:
 
     What is at two places is described at the first one.
     """
-    kinds = _kinds(modules)
-    found = itertools.chain(*_reached((*modules, *kinds)).values())
+    kinds = kinds_of(modules)
+    found = itertools.chain(*reached((*modules, *kinds)).values())
     named = sorted(found, key=lambda place: _is_function(place[0][place[1]]))
     places: dict[tuple[int, str], Any] = {(0, f"{scope.get('__name__')}.{name}"): scope[name] for scope, name in named}
-    places |= {(0, f"{kind.__name__}.{name}"): value for kind in kinds for name, value in _attributes(kind)}
-    places |= {(id(module), name): value for module in modules for name, value in _attributes(module)}
+    places |= {(0, f"{kind.__name__}.{name}"): value for kind in kinds for name, value in attributes_of(kind)}
+    places |= {(id(module), name): value for module in modules for name, value in attributes_of(module)}
     seen: dict[int, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
@@ -64,7 +64,7 @@ def contents_of(modules: Collection[nn.Module]) -> Contents:
 
 def line_naming(name: str, modules: Collection[nn.Module]) -> str:
     """Return the first line that names an attribute or variable, those of constructors last."""
-    functions = sorted(_reached((*modules, *_kinds(modules))), key=lambda each: each.__name__ == "__init__")
+    functions = sorted(reached((*modules, *kinds_of(modules))), key=lambda each: each.__name__ == "__init__")
     codes = [each.__code__ for each in functions]
     for code in codes:
         for step in dis.get_instructions(code):
@@ -74,11 +74,13 @@ def line_naming(name: str, modules: Collection[nn.Module]) -> str:
     return ""
 
 
-def _kinds(modules: Iterable[nn.Module]) -> dict[type, None]:
-    return dict.fromkeys(each for kind in dict.fromkeys(map(type, modules)) for each in kind.__mro__ if _is_own(each))
+def kinds_of(modules: Iterable[nn.Module]) -> dict[type, None]:
+    """Return the classes of modules that a network may be written in, as keys."""
+    return dict.fromkeys(each for kind in dict.fromkeys(map(type, modules)) for each in kind.__mro__ if is_own(each))
 
 
-def _attributes(holder: Any) -> list[tuple[str, Any]]:
+def attributes_of(holder: Any) -> list[tuple[str, Any]]:
+    """List what a module or class holds, without what PyTorch and Python keep there."""
     return [
         (name, value)
         for name, value in [*vars(holder).items()]
@@ -87,14 +89,14 @@ def _attributes(holder: Any) -> list[tuple[str, Any]]:
 
 
 def _functions(values: Iterable[Any]) -> list[types.FunctionType]:
-    return [each for each in values if type(each) is types.FunctionType and _is_own(each)]
+    return [each for each in values if type(each) is types.FunctionType and is_own(each)]
 
 
 def _is_function(value: Any) -> TypeGuard[types.FunctionType]:
-    return type(value) is types.FunctionType and _is_own(value)
+    return type(value) is types.FunctionType and is_own(value)
 
 
-def _is_own(of: Any) -> bool:
+def is_own(of: Any) -> bool:
     """Tell whether a class or function is of a package that a network may be written in."""
     return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
 
@@ -129,7 +131,7 @@ def _parts(value: Any) -> list[Any]:
         return [*value]
     if isinstance(value, types.FunctionType):
         held = [value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value) or None]
-        return held + [scope[name] for scope, name in _named(value)] if _is_own(value) else []
+        return held + [scope[name] for scope, name in _named(value)] if is_own(value) else []
     if isinstance(value, torch.Generator):
         return [value.get_state().numpy().tobytes()]
     if isinstance(value, contextvars.ContextVar):
@@ -137,8 +139,8 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, io.IOBase):
         return _position(value)
     if isinstance(value, type):
-        return [held for kind in value.__mro__ if _is_own(kind) for _, held in _attributes(kind)]
-    kind: Any = next(each for each in type(value).__mro__ if not _is_own(each))
+        return [held for kind in value.__mro__ if is_own(kind) for _, held in attributes_of(kind)]
+    kind: Any = next(each for each in type(value).__mro__ if not is_own(each))
     parts = [type(value), object.__getstate__(value)] if kind is not type(value) else [getattr(value, "__dict__", None)]
     if kind is object:
         return parts
@@ -189,7 +191,7 @@ def _named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]
             yield from ((scope, name) for name in names if name in scope)
 
 
-def _reached(holders: Iterable[Any]) -> dict[types.FunctionType, list[tuple[dict[str, Any], str]]]:
+def reached(holders: Iterable[Any]) -> dict[types.FunctionType, list[tuple[dict[str, Any], str]]]:
     """Map functions in attributes, and those that they name, to their global variables."""
     waiting = [each for holder in holders for each in _functions(vars(holder).values())]
     found: dict[types.FunctionType, list[tuple[dict[str, Any], str]]] = {}

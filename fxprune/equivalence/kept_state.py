@@ -23,7 +23,7 @@ from fxprune.pytorch.torch_private import pytree
 
 from .contents import contents_of, line_naming
 from .example_values import values_of
-from .observation import generators_restored
+from .preserved import unchanged
 
 KEEPS = "the model keeps"
 
@@ -111,7 +111,7 @@ def attributes_set(model: nn.Module, inputs: Inputs) -> set[str]:
     """Run a copy of a model, and name the attributes that the call sets."""
     twin = map_tensors(model, lambda _, tensor: tensor.detach().clone())
     given, watched = inputs_for(twin, values_of(inputs, device_of(twin))), Attributes(twin)
-    with generators_restored(), torch.no_grad(), watched.watched():
+    with unchanged(model), torch.no_grad(), watched.watched():
         run_on(twin, given)
     return watched.assigned()
 

@@ -28,8 +28,8 @@ class Pair:
         self.proven = self.proven_at_first = False
         # Whether other modes may change what the model computes; certainly, if both run one program in the usual ones.
         self.may_ask_modes = self.asks_modes = False
-        # Whether the first call set attributes.
-        self.assigns = False
+        # Whether the first call set attributes, or changed lists, tables or variables.
+        self.keeps = False
         # Whether both run the same operations and do not use autocast.
         self.alike = False
         self.exported = module.meta.get("fxprune_capture") == "export"

@@ -33,29 +33,35 @@ def data_writes(seen: Callable[[Any], None]) -> Iterator[None]:
 
 # They hand out the numbers of a tensor, or their memory; others, as `item`, run an operator.
 _READS = ("tolist", "numpy", "data_ptr", "untyped_storage", "__dlpack__")
+_CAPSULES: tuple[Any, ...] = torch, torch.utils.dlpack  # which hold `to_dlpack`
 # They ask for the layout of numbers in memory, or for one number, by no operator inside of `torch.tensor`.
 _QUESTIONS = ("stride", "is_contiguous", "storage_offset", "__float__", "__int__", "__bool__", "__complex__")
 
 
 @contextlib.contextmanager
-def number_reads(seen: Callable[[], None], *, questions: bool = False) -> Iterator[None]:
-    """Call ``seen()`` before each read of numbers that no mode sees, or also each question."""
+def number_reads(seen: Callable[[torch.Tensor], None], *, questions: bool = False) -> Iterator[None]:
+    """Call ``seen(tensor)`` before each read of numbers that no mode sees, or each question."""
     names = _READS + _QUESTIONS * questions
 
     def noted(read: Any) -> Any:
         @functools.wraps(read)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            seen()
-            return read(*args, **kwargs)
+        def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            seen(tensor)
+            return read(tensor, *args, **kwargs)
 
         return call
 
+    capsules = [(place, place.to_dlpack) for place in _CAPSULES]
     own = {name: vars(torch.Tensor)[name] for name in names if name in vars(torch.Tensor)}
     for name in names:
         setattr(torch.Tensor, name, noted(getattr(torch.Tensor, name)))
+    for place, read in capsules:
+        place.to_dlpack = noted(read)
     try:
         yield
     finally:
+        for place, read in capsules:
+            place.to_dlpack = read
         for name in names:
             if name in own:
                 setattr(torch.Tensor, name, own[name])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
 from fxprune.arguments.outputs import as_outputs, counts, place_of
 from fxprune.common.table import table
+from fxprune.equivalence import unchanged
 from fxprune.errors import kind_and_line
 from fxprune.plan_file import meta_of, outputs_of
 from fxprune.plans import Plan
@@ -147,7 +148,7 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
     for size, inputs in trials.items():
         try:
             given = pytree.tree_map_only(Tensor, lambda x: to_float64(x, device), inputs)
-            with KeepFloat64():  # type: ignore[no-untyped-call]
+            with unchanged(module), KeepFloat64():  # type: ignore[no-untyped-call]
                 outputs = named_outputs(run_on(double, given))
             outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
         except Exception as error:  # a network may raise any exception

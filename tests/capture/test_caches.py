@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.unequal import narrow_unequal
 from torch import nn
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.errors import CaptureError
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
@@ -187,3 +189,55 @@ class Counting(Detector):
 def test_what_changes_with_each_new_size_is_refused():
     with pytest.raises(CaptureError, match="after a call at another batch, output 0 differs"):
         fxprune.couple(Counting().eval(), X)
+
+
+class FirstSize(nn.Module):
+    """It works at the size of its first images."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.a, self.b, self.kept, self.size = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1), kept, None
+
+    def forward(self, x):
+        y = self.a(x)
+        if self.kept is None:
+            self.size = self.size or y.shape[-2:]
+        size = self.size if self.kept is None else self.kept.setdefault("size", y.shape[-2:])
+        y = F.interpolate(F.interpolate(y, size=size), size=x.shape[-2:])
+        return self.b(y.relu())
+
+
+SIZES = {}
+
+
+@pytest.mark.parametrize("kept", [None, {}, SIZES], ids=["attribute", "table", "variable"])
+def test_the_size_of_an_earlier_call_is_not_that_of_each_call(kept):
+    SIZES.clear()
+    net = FirstSize(kept).eval()
+    captured = fxprune.couple(net, X).graph_module
+    wanted = net(X), net(torch.cat([X, X], -1))
+    assert torch.allclose(captured(X), wanted[0], atol=1e-5)
+    with pytest.raises(SpecialisedError):
+        captured(torch.cat([X, X], -1))
+
+
+class Positions(nn.Module):
+    """Its table is computed again where the size is another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.size = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1), None
+
+    def forward(self, x):
+        if self.size != x.shape[-2:]:
+            self.size, self.table = x.shape[-2:], torch.arange(x.shape[-1], device=x.device).to(x.dtype)
+        return self.b((self.a(x) + self.table).relu())
+
+
+def test_a_table_for_one_size_of_images_is_forgotten():
+    net, larger = Positions().eval(), torch.cat([X, X], -1)
+    with torch.no_grad():
+        net(X)
+    captured = fxprune.couple(net, X).graph_module
+    for each in (larger, X):
+        assert torch.allclose(captured(each), net(each), atol=1e-5)

@@ -126,15 +126,14 @@ def test_a_comparison_computes_nothing_where_no_number_is_read():
     assert convolutions(Net(lambda s, x: s.a(x) * s.count.sum().item()).eval()) > 0
 
 
-def test_what_a_class_keeps_has_its_numbers():
+def test_what_a_class_keeps_is_as_before():
     def keeps(s, x):
         return s.a(x) + Net.kept.setdefault("first", s.a(x).exp())
 
     net, plain = Net(keeps).eval(), Net(lambda s, x: s.a(x)).eval()
     plain.a = net.a
     assert difference(net, capture(plain, (X,)), (X,)).always
-    with torch.no_grad():
-        assert torch.equal(Net.kept.pop("first"), net.a(X).exp())
+    assert not Net.kept
 
 
 @pytest.mark.parametrize("changed", [lambda y: y, lambda y: y[1:], lambda y: [y], lambda y: y.view(-1)])

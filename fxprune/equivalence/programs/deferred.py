@@ -66,10 +66,10 @@ class Deferred(TorchDispatchMode):
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Compute all numbers before Python reads or replaces some inside the block."""
-        with number_reads(self._stop, questions=True), data_writes(lambda _: self._stop()):
+        with number_reads(self._stop, questions=True), data_writes(self._stop):
             yield
 
-    def _stop(self) -> None:
+    def _stop(self, _: Any) -> None:
         """Compute what waits, and let nothing wait any longer."""
         if self._foretells:  # kernels on the meta device ask, too
             return

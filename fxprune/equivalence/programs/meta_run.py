@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.inputs import Inputs, as_meta, run_on
+from fxprune.pytorch import data_writes
 from fxprune.pytorch.meta.kernels import make_again, run_meta
 from fxprune.pytorch.modules import PLACES, map_tensors
 from fxprune.pytorch.source import is_graph, is_machinery, line_of
@@ -35,8 +36,8 @@ _RANKS = dict.fromkeys(("dim", "ndim", "ndimension"), RANK)
 _OF_SIZES = {*_SIZES.values(), *_RANKS.values()}
 # Bound here, since that in `torch` is watched.
 _is_autocast = torch.is_autocast_enabled
-# Where a question of a method in Python is handed on.
-_HANDED_ON = tuple(f"{torch.__path__[0]}{os.sep}{name}.py" for name in ("_tensor", "overrides"))
+# Where a question of a method in Python is handed on, or of one that is watched.
+_HANDED_ON = *(f"{torch.__path__[0]}{os.sep}{name}.py" for name in ("_tensor", "overrides")), data_writes.__file__
 
 # What is asked, and where the tensor comes from -> line of the question, sizes and type of the tensor.
 Questions = dict[tuple[str, Any], tuple[str, Any]]
@@ -177,7 +178,7 @@ class _Functions(TorchFunctionMode):
 def asked(function: Any, asker: FrameType) -> tuple[str, FrameType]:
     """Return what a function of tensors tells, and the frame that asks for it."""
     name = function.__name__ if function.__name__ != "__get__" else getattr(function.__self__, "__name__", "")
-    while asker.f_code.co_filename in _HANDED_ON and asker.f_code.co_name in ("handle_torch_function", name):
+    while asker.f_code.co_filename in _HANDED_ON and asker.f_code.co_name in ("handle_torch_function", "call", name):
         assert asker.f_back is not None
         asker = asker.f_back
     return name, asker

@@ -66,7 +66,7 @@ class RealRun(Recorder):
         finally:
             F.scaled_dot_product_attention = given
 
-    def _read_numbers(self) -> None:
+    def _read_numbers(self, _: Any) -> None:
         self.is_open = self.reads_numbers = True
 
     def _open(self) -> None:
