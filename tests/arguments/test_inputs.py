@@ -114,6 +114,19 @@ def test_an_argument_that_does_not_fit_is_named(network, example, words):
         fxprune.couple(network().eval(), example)
 
 
+def test_integers_are_not_blamed_where_floats_differ():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.b = nn.Embedding(9, 8), nn.Linear(8, 4, dtype=torch.float16)
+
+        def forward(self, ids):
+            return self.b(self.table(ids))
+
+    with pytest.raises(CaptureError, match=r"same dtype.*Give example inputs that the model accepts"):
+        fxprune.couple(Mixed(), torch.zeros(2, 5, dtype=torch.long))
+
+
 @pytest.mark.parametrize(
     "asks", [torch.is_tensor, lambda t: not isinstance(t, (int, float)), lambda t: hasattr(t, "shape")]
 )

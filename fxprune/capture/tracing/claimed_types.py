@@ -72,7 +72,7 @@ def types_claimed(kind: type) -> Iterator[None]:
     def checked(error: Any, condition: Any, message: Any = None) -> None:
         check(error, bool(condition) if issubclass(type(condition), kind) else condition, message)
 
-    builtins.isinstance, builtins.callable = answer, is_called
+    builtins.isinstance, builtins.callable = answer, is_called  # type: ignore[assignment]
     setattr(torch, CHECK_WITH, checked)
     try:
         yield

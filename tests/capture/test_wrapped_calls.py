@@ -1,0 +1,63 @@
+"""What decorators and checks of libraries do around a call: arguments by name, conditions, activations of a table."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.capture.trace import capture
+
+X = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+
+
+class Asking(nn.Module):
+    """Checks as those of transformers: may the condition be called, does it hold; an activation made by the call."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        right = y.shape[1] * y.shape[3] == 8 * (x.shape[3] - 2)
+        torch._check_with(ValueError, right() if callable(right) else right, lambda: "not this width")
+        activation = Swish() if y.shape[2] > 2 and not callable(y) else nn.ReLU()
+        return self.b(activation(y)).mean((2, 3))
+
+
+class Swish(nn.Module):
+    def forward(self, x):
+        return x * nn.Sigmoid()(x)
+
+
+def test_checks_and_activations_of_a_call_are_traced():
+    net = Asking().eval()
+    capture(net, (X,), ways=("concrete",))
+    proof = fxprune.prove(net, X)
+    assert proof.passed and proof.plan.widths == {"a.weight": (8, 4)}, proof
+    assert callable(net) and not callable(X) and "claimed_types" not in repr(callable)
+
+
+class ByName(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def run(self, x, scale=None, deep=None):
+        return self.b(self.a(x) * scale).mean((2, 3)) if deep else self.a(x)
+
+    def forward(self, *args, **kwargs):
+        kwargs.setdefault("deep", True)  # as decorators of transformers
+        return self.run(*args, **kwargs)
+
+    forward.__signature__ = inspect.signature(run)
+
+
+def test_arguments_given_by_name_are_passed_by_name():
+    net, inputs = ByName().eval(), {"x": X, "scale": torch.rand(()), "deep": True}
+    plan = fxprune.plan(fxprune.couple(net, inputs), keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    assert torch.allclose(fxprune.narrow(snapped, plan)(**inputs), snapped(**inputs), atol=1e-6)
