@@ -1,7 +1,7 @@
-"""What the code of a network holds outside of tensors is as before, also inside of nests.
+"""What the code of a network keeps outside of it is not of a trace, or of a copy: in variables, classes and closures.
 
-These are its attributes, those of its classes, global variables, and what closures hold. A trace would leave proxies
-there, where the network finds them in its next call.
+The network would find it there in its next call. What got a tensor or a proxy is as before, and a new name that did
+goes; anything else stays, since another thread may have put it there. Attributes of the network are as before at all.
 """
 
 from __future__ import annotations
@@ -9,82 +9,123 @@ from __future__ import annotations
 import collections
 import contextlib
 import types
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from .contents import attributes_of, is_own, kinds_of, reached
 
 _MOST = 10_000  # containers
 _OPAQUE = torch.Tensor, nn.Module, type, types.ModuleType, types.FunctionType
 _MISSING = object()
-_TABLES = dict, collections.OrderedDict, collections.defaultdict, collections.Counter
+_SEQUENCES = list, collections.deque, set
 
 
 @contextlib.contextmanager
 def variables_restored(modules: Collection[nn.Module]) -> Iterator[None]:
-    """Restore them after the block."""
+    """Restore what got a tensor or a proxy in the block, and remove new names that did."""
     restores, values = [], []
+    scopes: dict[int, tuple[dict[str, Any], set[str]]] = {}
+    own = [value for module in modules for _, value in attributes_of(module)]
     for function, names in reached((*modules, *kinds_of(modules))).items():
+        scopes.setdefault(id(function.__globals__), (function.__globals__, set(function.__globals__)))
+        values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         for scope, name in names:
             restores.append(_of_entry(scope, name))
             values.append(scope[name])
         for cell in function.__closure__ or ():
-            if cell != types.CellType():
-                restores.append(_of_attribute(cell, "cell_contents"))
+            if cell != types.CellType():  # an empty one
+                restores.append(_of_cell(cell))
                 values.append(cell.cell_contents)
     for kind in kinds_of(modules):
         for name, value in attributes_of(kind):
-            restores.append(_of_attribute(kind, name))
+            restores.append(_of_class(kind, name))
             values.append(value)
-    for module in modules:
-        values += [value for _, value in attributes_of(module)]
+    kinds = [(kind, set(vars(kind))) for kind in kinds_of(modules)]
     restores += _of_containers(values)
+    always = [*_of_containers(own, always=True)]
     try:
         yield
     finally:
-        for restore in restores:
+        for restore in (*restores, *always):
             restore()
+        for scope, known in scopes.values():
+            for name in _new_names(scope, known):
+                del scope[name]
+        for kind, known in kinds:
+            for name in _new_names(vars(kind), known):
+                delattr(kind, name)
+
+
+def _is_of_call(value: Any, depth: int = 2) -> bool:
+    """Tell whether a value is, or holds, a tensor, an array or a proxy."""
+    if issubclass(type(value), (torch.Tensor, np.ndarray, fx.Proxy)):
+        return True
+    if depth and isinstance(value, (list, tuple, set, collections.deque)):
+        return any(_is_of_call(each, depth - 1) for each in [*value])
+    if depth and isinstance(value, dict):
+        return any(_is_of_call(each, depth - 1) for each in [*value.values()])
+    return False
+
+
+def _new_names(scope: Mapping[str, Any], before: set[str]) -> list[str]:
+    return [name for name, value in scope.items() if name not in before and _is_of_call(value)]
+
+
+def _is_new(value: Any, before: Iterable[Any]) -> bool:
+    return _is_of_call(value) and all(value is not each for each in before)
 
 
 def _of_entry(scope: dict[str, Any], name: str) -> Callable[[], None]:
     before = scope[name]
 
     def restore() -> None:
-        if scope.get(name, _MISSING) is not before:
+        now = scope.get(name, _MISSING)
+        if now is _MISSING or (now is not before and _is_of_call(now)):
             scope[name] = before
 
     return restore
 
 
-def _of_attribute(holder: Any, name: str) -> Callable[[], None]:
-    before = vars(holder)[name] if isinstance(holder, type) else getattr(holder, name)
+def _of_cell(cell: types.CellType) -> Callable[[], None]:
+    before = cell.cell_contents
 
     def restore() -> None:
-        now = vars(holder).get(name) if isinstance(holder, type) else getattr(holder, name, _MISSING)
-        if now is not before:
-            setattr(holder, name, before)
+        if cell == types.CellType() or (cell.cell_contents is not before and _is_of_call(cell.cell_contents)):
+            cell.cell_contents = before
 
     return restore
 
 
-def _of_containers(values: list[Any]) -> Iterator[Callable[[], None]]:
-    """Yield what restores each list, table, set and object that values hold."""
+def _of_class(kind: type, name: str) -> Callable[[], None]:
+    before = vars(kind)[name]
+
+    def restore() -> None:
+        now = vars(kind).get(name, _MISSING)
+        if now is _MISSING or (now is not before and _is_of_call(now)):
+            setattr(kind, name, before)
+
+    return restore
+
+
+def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Callable[[], None]]:
+    """Yield what restores each list, table, set and object that values hold; not ``always``: if it got a tensor."""
     seen: dict[int, Any] = {}
     while values and len(seen) < _MOST:
         value = values.pop()
         if id(value) in seen or isinstance(value, _OPAQUE):
             continue
-        if type(value) in _TABLES:
-            inside, restore = [*value.values()], _of_table(value)
-        elif type(value) in (list, collections.deque, set):
-            inside, restore = [*value], _of_sequence(value)
+        if isinstance(value, dict):
+            inside, restore = [*value.values()], _of_table(value, always)
+        elif isinstance(value, _SEQUENCES):
+            inside, restore = [*value], _of_sequence(value, always)
         elif type(value) is tuple:
             inside, restore = [*value], None
         elif type(value) is types.SimpleNamespace or (is_own(type(value)) and hasattr(value, "__dict__")):
-            inside, restore = [*vars(value).values()], _of_table(vars(value))
+            inside, restore = [*vars(value).values()], _of_table(vars(value), always)
         else:
             continue
         seen[id(value)] = value
@@ -93,24 +134,29 @@ def _of_containers(values: list[Any]) -> Iterator[Callable[[], None]]:
             yield restore
 
 
-def _of_table(table: dict[Any, Any]) -> Callable[[], None]:
+def _of_table(table: dict[Any, Any], always: bool) -> Callable[[], None]:
     before = dict(table)
 
     def restore() -> None:
         same = len(table) == len(before) and all(a is b for a, b in zip(table, before, strict=True))
-        if not same or any(table[key] is not value for key, value in before.items()):
-            table.clear()
-            table.update(before)
+        changed = not same or any(table[key] is not value for key, value in before.items())
+        if changed and (always or any(_is_new(value, before.values()) for value in [*table.values()])):
+            base = collections.OrderedDict if isinstance(table, collections.OrderedDict) else dict
+            base.clear(table)  # a derived class may do more
+            base.update(table, before)
 
     return restore
 
 
-def _of_sequence(sequence: Any) -> Callable[[], None]:
+def _of_sequence(sequence: Any, always: bool) -> Callable[[], None]:
     before = [*sequence]
 
     def restore() -> None:
-        if len(sequence) != len(before) or any(a is not b for a, b in zip(sequence, before, strict=True)):
-            sequence.clear()
-            (sequence.update if isinstance(sequence, set) else sequence.extend)(before)
+        now = [*sequence]
+        changed = len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True))
+        if changed and (always or any(_is_new(value, before) for value in now)):
+            base: Any = next(kind for kind in _SEQUENCES if isinstance(sequence, kind))
+            base.clear(sequence)
+            (base.update if base is set else base.extend)(sequence, before)
 
     return restore

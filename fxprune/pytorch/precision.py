@@ -29,7 +29,7 @@ class PromoteMixed(TorchFunctionMode):
         except RuntimeError:
             # A function that writes to its argument must not write to a copy.
             writes = func.__name__.endswith("_") or "out" in kwargs
-            if not writes and func is GROUPED_MM and torch.float64 in dtypes_of(args):
+            if func is GROUPED_MM and torch.float64 in dtypes_of(args) and kwargs.get("bias") is None and len(args) < 4:
                 args, kwargs = promoted(args, kwargs)
                 return _grouped_product(*args, **kwargs)
             if writes or not mixed(args, kwargs):
@@ -54,9 +54,9 @@ class MixingMode(TorchDispatchMode):
 
 
 def _grouped_product(
-    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: None = None, out_dtype: Any = None
 ) -> torch.Tensor:
-    """Multiply group by group; rows or columns behind the last group are zero."""
+    """Multiply group by group; rows or columns behind the last group, which PyTorch leaves undefined, are zero."""
     if offs is None:
         product = a @ b
     else:
@@ -68,7 +68,7 @@ def _grouped_product(
             product = torch.cat([*(a[cut] @ b[i] for i, cut in enumerate(cuts)), a[ends[-1] :] @ b[0] * 0])
         else:
             product = torch.cat([*(a[i] @ b[:, cut] for i, cut in enumerate(cuts)), a[0] @ b[:, ends[-1] :] * 0], 1)
-    return (product if bias is None else product + bias).to(out_dtype)
+    return product.to(out_dtype)
 
 
 def mixed(args: Any, kwargs: Any) -> bool:

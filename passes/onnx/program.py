@@ -201,7 +201,7 @@ class _PlainOperations(TorchFunctionMode):
             return _clamp(*args, **kwargs)
         if func in (torch.cumprod, Tensor.cumprod):
             return _running_product(*args, **kwargs)
-        if func is GROUPED_MM and (args[0].dim(), args[1].dim()) == (2, 3) and kwargs.get("bias") is None:
+        if func is GROUPED_MM and (args[0].dim(), args[1].dim()) == (2, 3) and len(args) < 4 and not kwargs.get("bias"):
             return _grouped_product(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -231,7 +231,7 @@ def _grouped_product(
     rows: Tensor, weights: Tensor, offs: Tensor, bias: None = None, out_dtype: torch.dtype | None = None
 ) -> Tensor:
     """``[s, q] @ [g, q, r]``: each row keeps the product with the weights of its group."""
-    group = (torch.arange(len(rows), device=rows.device)[:, None] >= offs).sum(1)[:, None]
+    group = (torch.arange(rows.shape[0], device=rows.device)[:, None] >= offs).sum(1)[:, None]
     zero = rows.new_zeros(())
     product: Any = sum(torch.where(group == i, rows @ weight, zero) for i, weight in enumerate(weights.unbind()))
     summed: Tensor = product if out_dtype is None else product.to(out_dtype)

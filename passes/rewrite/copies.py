@@ -16,9 +16,9 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, tensors_of
-from fxprune.errors import RewriteError
+from fxprune.errors import PlanError, RewriteError
 from fxprune.plans import Plan
-from fxprune.pytorch.torch_private import pytree, storage_id, versions_of
+from fxprune.pytorch.torch_private import GROUPED_MM, pytree, storage_id, versions_of
 
 from .graph import check_shapes_of, run_on_meta
 from .site import WIDE
@@ -57,6 +57,22 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
         _copy(node, values if written else {})
     module.recompile()
     return check_shapes_of(module, plan)
+
+
+def check_groups(values: Mapping[fx.Node, Any]) -> None:
+    """Check that PyTorch takes the widths of products of groups, whose rows fill multiples of 16 bytes.
+
+    Raises:
+        PlanError: it does not.
+    """
+    for node in values:
+        for x in [values[each] for each in node.all_input_nodes[:2]] if node.target is GROUPED_MM else ():
+            unit = 16 // x.element_size()
+            if x.dtype != torch.float64 and any(stride % unit for stride in x.stride()[-2:] if stride != 1):
+                raise PlanError(
+                    f"`{node}` multiplies groups of size {tuple(x.shape)}, where PyTorch takes multiples of {unit} of "
+                    f"{str(x.dtype).removeprefix('torch.')} only: plan with round_to={unit}."
+                )
 
 
 def _copy(node: fx.Node, values: Mapping[fx.Node, Any]) -> None:

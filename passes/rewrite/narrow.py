@@ -18,7 +18,7 @@ from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.network import network_of
 
 from .absorb import absorb_factors
-from .copies import keep_copies
+from .copies import check_groups, keep_copies
 from .graph import check_shapes_of, rewrite
 from .layers import adapt_layers
 from .sums import FACTOR
@@ -92,6 +92,7 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     module.graph = graph  # which compiles it
     module.graph.lint()
     values = keep_copies(module, plan)
+    check_groups(values)
     moved = absorb_factors(module, values) if absorb else 0
     for name, child in module.named_modules():
         child.training = model.get_submodule(name).training if _has(model, name) else model.training

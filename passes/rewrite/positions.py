@@ -80,11 +80,17 @@ def is_read(site: Site, node: fx.Node, length: int) -> bool:
             continue
         owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
         named = user.op != "call_module" and canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
-        if owns or named or any(map(_is_constant, user.all_input_nodes)):
+        constants = [nodes[each.name].value for each in user.all_input_nodes if _is_constant(each)]
+        if owns or named or any(_may_meet(each, length) for each in constants):
             return True
         if any(value.sizes[d] == length for d in value.varying) and is_read(site, user, length):
             return True
     return False
+
+
+def _may_meet(constant: Any, length: int) -> bool:
+    """Tell whether a constant may have the axis: a vector has none of another length."""
+    return not isinstance(constant, Shape) or len(constant.sizes) != 1 or constant.sizes[0] == length
 
 
 def _is_constant(node: fx.Node) -> bool:

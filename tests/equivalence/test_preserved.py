@@ -75,14 +75,38 @@ def in_gradients(net):
         weight.grad = torch.ones_like(weight)
 
 
-CALLS = {"number": 0, "shapes": []}
+CALLS = {"shapes": []}
 
 
 def in_variables(net):
-    KEPT.setdefault("size", net.w.shape[0])
-    CALLS["number"] += 1
+    KEPT.setdefault("size", net.w * 2)
     CALLS["shapes"].append(net.w * 2)
     Net.latest = net.w * 2
+
+
+class Shelf(dict):
+    pass
+
+
+SHELF = Shelf()
+
+
+def in_new_variables(net, given={}):  # noqa: B006 - that is what is tried
+    global NEW
+    NEW = net.w * 2
+    Net.newest = net.w * 2
+    given["one"] = SHELF["two"] = net.w * 2
+
+
+def in_a_closure():
+    held = None
+
+    def change(net):
+        nonlocal held
+        held = (held or 0) + net.w * 2
+        del held
+
+    return change
 
 
 def in_settings(net):
@@ -121,7 +145,10 @@ def state_of(net):
             for name, x in tensors
         ],
         "attributes": [(name, key, repr(value)) for name, table in attributes for key, value in table.items()],
-        "variables": (list(KEPT), CALLS["number"], len(CALLS["shapes"]), Net.latest),
+        "variables": (
+            list(KEPT), CALLS["shapes"], Net.latest, hasattr(Net, "newest"), "NEW" in globals(),
+            in_new_variables.__defaults__, dict(SHELF),
+        ),
         "settings": (
             torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(), torch.is_autocast_enabled("cpu"),
@@ -134,7 +161,7 @@ def state_of(net):
 CHANGES = [
     by_numpy, by_a_copy_in_numpy, by_an_array_of_before, by_an_array_of_the_first_call, by_dlpack, by_its_storage,
     by_data, by_set, by_other_types, in_a_buffer, in_the_network_itself, by_a_parameter_of_its_own, in_gradients,
-    in_variables, in_settings, in_random_numbers,
+    in_variables, in_new_variables, in_a_closure(), in_settings, in_random_numbers,
 ]  # fmt: skip
 
 

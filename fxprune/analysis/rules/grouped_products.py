@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..call import Call
 from ..channels import Axes
 from .contraction import contract, product, stored
-from .pointwise import paired
 from .registry import rule
 
 _IN_GROUPS = "rows or columns that offsets divide into groups"
@@ -19,12 +18,9 @@ def grouped(call: Call) -> Axes:
     """
     a, b, bias = call.args[0], call.args[1], call.arg(3)
     axes = product(call, a, b) if a.dim() == b.dim() == 3 else _jagged(call)
-    if bias is None:
-        return axes
-    label = call.label(bias)
-    call.tie(label.axes[-1] if label.is_parameter else None)
-    call.freeze(_IN_GROUPS, *label.axes[:-1])
-    return (*axes[:-1], paired(call, axes[-1], label.axes[-1]))
+    if bias is not None:  # which no PyTorch takes yet
+        call.freeze("a bias of groups", *axes, *call.axes(bias))
+    return axes
 
 
 def _jagged(call: Call) -> Axes:

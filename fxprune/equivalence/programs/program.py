@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.arguments.inputs import Inputs
@@ -57,6 +57,11 @@ class Programs:
         self.stated: Collection[str] = ()  # questions that the graph need not ask
         self._attended: dict[Any, tuple[Any, ...]] = {}  # what attention returned on numbers
         first = {id(tensor): name for name, tensor in reversed(named_tensors(model))}
+        if isinstance(model, fx.GraphModule):  # each graph has its own copy of a constant
+            known = dict(named_tensors(model))
+            first |= {
+                id(x): name for name, x in named_tensors(module) if id(x) not in first and _is(x, known.get(name))
+            }
         self._names, self._names_in_graph = (
             {name: first[id(tensor)] for name, tensor in named_tensors(each) if id(tensor) in first}
             for each in (model, module)
@@ -171,6 +176,14 @@ class Programs:
         except Exception:  # a network may raise anything
             return None
         return None if wanted.is_open or found.is_open else (of_graph, calls)
+
+
+def _is(constant: Tensor, other: Tensor | None) -> bool:
+    """Tell whether two constants hold the same numbers."""
+    if other is None or isinstance(constant, nn.Parameter) or constant.is_meta or other.is_meta:
+        return False
+    same = constant.dtype == other.dtype and torch.equal(constant, other)
+    return same and torch.equal(constant.signbit(), other.signbit())  # which tells -0.0 from 0.0
 
 
 def _unasked(wanted: MetaRun, found: MetaRun, equal: bool, stated: Collection[str]) -> str:
