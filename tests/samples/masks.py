@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .across.constants import Constants
 from .table import A, B, free, image, linear, tokens
 
 A2 = f"{A}#2"
@@ -95,6 +96,11 @@ image("one number by a mask over channels in front", _masked_in_front, {A: 8, B:
 tokens("one vector by a mask of tokens", _token_masked, {"t": 8}, t=free(8))
 image("one number by a mask and an index", _masked_at, {B: 6}, frozen="index picks")
 image("numbers by a mask over channels", _masked_numbers, {A: 3, A2: 5, B: 6}, n=free(8, 8), fixed=True)
+tokens("tokens by a stored mask", lambda s, y: torch.where(s.k.m, y, s.t).masked_fill(~s.k.m, 0.5) * s.k.m, {"t": 8},
+       fixed=True, t=free(8), k=Constants(m=torch.arange(5)[:, None] > 1))
+tokens("one of two by their own numbers", lambda s, y: torch.where(y > 0, y, s.c(y)), {A: 8}, c=linear(8, 8))
+tokens("a stored mask of channels", lambda s, y: s.c(y * s.k.m).relu(), {"c.weight": 6}, out=6, c=linear(8, 6),
+       k=Constants(m=torch.arange(8) > 3), frozen="meets positions that carry no channels")
 tokens("a mask and places take a number", _masked_and_put, {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6),
        frozen="an index picks positions")
 tokens("tokens that a score picks", _picked_tokens, {A: 8}, c=linear(8, 8), g=linear(8, 1))

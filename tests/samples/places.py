@@ -9,6 +9,7 @@ from .across.constants import Constants
 from .table import A, B, conv, free, image, linear, tokens
 
 A2 = f"{A}#2"
+ORDER = torch.tensor([3, 1, 0, 2, 4])
 TURNED = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
 
 
@@ -147,6 +148,17 @@ def _kept_turning(s, y):
     return z
 
 
+def _in_order(s, y):
+    """Tokens behind a learned one, put back into a stored order, as in masked pretraining."""
+    order = s.k.order[None, :, None].repeat(y.shape[0], 1, y.shape[2])
+    return torch.cat([s.t.expand(y.shape[0], -1, -1), y[:, 1:5]], 1).gather(1, order)
+
+
+def _added_in_order(s, y):
+    at = s.k.order[None, :, None].expand(y.shape[0], -1, y.shape[-1])
+    return y.scatter_add(1, at, s.c(y)) + torch.take_along_dim(y, s.k.order[None, :, None], 1).mean(1, True)
+
+
 def _each_map(y, cut):
     """All channels of all samples side by side, of which a slice takes all."""
     maps = cut(y.mT.flatten(0, 1))
@@ -191,6 +203,8 @@ image("index by its operator", lambda s, y: torch.ops.aten.index(y, (None, s.k.t
 tokens("index_select of rows of a weight", lambda s, y: F.linear(y, s.w.index_select(0, torch.tensor([4, 0, 2]))),
        {"w": 3, A: 8}, out=3, w=free(5, 8))
 image("index_select in space", lambda s, y: y.index_select(2, torch.tensor([1, 3])), {A: 8, B: 6})
+tokens("gather by a stored order", _in_order, {"t": 8}, t=free(1, 1, 8), k=Constants(order=ORDER))
+tokens("scatter_add by a stored order", _added_in_order, {A: 8}, c=linear(8, 8), k=Constants(order=ORDER))
 tokens("gather", lambda s, y: s.c(y).gather(1, s.d(y).argsort(1)), {A: 8, "c.weight": 8}, c=linear(8, 8),
        d=linear(8, 8))
 image("gather over channels", lambda s, y: y.gather(1, s.c(y).argmax(1, keepdim=True)), {B: 6}, out=1, c=conv(8, 8),

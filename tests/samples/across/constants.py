@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -44,6 +45,25 @@ def _outer(s, y):
     return y + torch.arange(y.shape[1], dtype=y.dtype)[:, None] @ s.k.f[None]
 
 
+def _splines(s, y):
+    """A layer of splines: every channel has a row of knots, between which it is a line."""
+    x, grid = y[..., None], s.k.grid
+    inside = ((x >= grid[:, :-1]) & (x < grid[:, 1:])).to(y.dtype)
+    up = (x - grid[:, :-2]) / (grid[:, 1:-1] - grid[:, :-2]) * inside[..., :-1]
+    down = (grid[:, 2:] - x) / (grid[:, 2:] - grid[:, 1:-1]) * inside[..., 1:]
+    return F.linear((up + down).flatten(2), s.w.view(6, -1)) + F.linear(F.silu(y), s.v)
+
+
+class _Knots(nn.Module):
+    """Equal rows of knots as a parameter, which no training moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.grid = nn.Parameter(KNOTS.clone(), requires_grad=False)
+
+
+KNOTS = torch.linspace(-2, 2, 7).expand(8, -1)
+
 # fmt: off
 image("frozen norm", lambda s, y: s.n(y), {A: 8, B: 6}, n=_frozen_norm(8))
 image("frozen norm as built", lambda s, y: s.n(y), {A: 8, B: 6}, n=FrozenBatchNorm2d(8))
@@ -68,4 +88,7 @@ tokens("frequencies times positions", lambda s, y: s.c(_frequencies(s, y)).relu(
        c=linear(8, 6), k=Constants(f=_drawn(4)), frozen="a buffer from which a table is computed")
 tokens("product of frequencies and positions", lambda s, y: s.c(_outer(s, y)).relu(), {"c.weight": 6}, out=6,
        c=linear(8, 6), k=Constants(f=_drawn(8)), frozen="a buffer from which a table is computed")
+tokens("splines with stored knots", _splines, {"w": 6}, out=6, w=free(6, 8, 5), v=free(6, 8),
+       k=Constants(grid=KNOTS.clone()), frozen="a buffer from which a table is computed")
+tokens("splines with knots of a parameter", _splines, {"w": 6, A: 8}, out=6, w=free(6, 8, 5), v=free(6, 8), k=_Knots())
 tokens("positions that a constant has", lambda s, y: y[:, torch.eye(y.shape[1]).triu().nonzero()[:, 1]], {A: 8})
