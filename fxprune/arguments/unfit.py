@@ -73,7 +73,7 @@ def _remedy(said: str) -> str:
 
 
 def _is_unusual(x: torch.Tensor, said: str) -> bool:
-    """Tell whether a tensor has a type that the error names, and another one than the network takes."""
+    """Tell whether a tensor has a type that the error names, and that images have not."""
     if _remedy(said) == "long":
         return x.dtype not in (torch.int64, torch.int32)
     named = _LOW if x.is_floating_point() else _INTEGERS

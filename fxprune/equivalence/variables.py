@@ -1,7 +1,8 @@
-"""What the code of a network keeps outside of it is not of a trace, or of a copy: in variables, classes and closures.
+"""What code keeps outside of its network is neither of a trace nor of a copy.
 
-The network would find it there in its next call. What got a tensor or a proxy is as before, and a new name that did
-goes; anything else stays, since another thread may have put it there. Attributes of the network are as before at all.
+That is what it keeps in variables, classes and closures, where the network would find it in its next call. What got a
+tensor or a proxy is as before, and a new name that did goes; anything else stays, since another thread may have put it
+there. The network's own attributes are always as before.
 """
 
 from __future__ import annotations
@@ -112,7 +113,10 @@ def _of_class(kind: type, name: str) -> Callable[[], None]:
 
 
 def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Callable[[], None]]:
-    """Yield what restores each list, table, set and object that values hold; not ``always``: if it got a tensor."""
+    """Yield what restores each list, table, set and object that values hold.
+
+    Not ``always``: only where it got a tensor or a proxy.
+    """
     seen: dict[int, Any] = {}
     while values and len(seen) < _MOST:
         value = values.pop()

@@ -56,7 +56,7 @@ class MixingMode(TorchDispatchMode):
 def _grouped_product(
     a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: None = None, out_dtype: Any = None
 ) -> torch.Tensor:
-    """Multiply group by group; rows or columns behind the last group, which PyTorch leaves undefined, are zero."""
+    """Multiply group by group; behind the last is zero, which PyTorch leaves undefined."""
     if offs is None:
         product = a @ b
     else:

@@ -60,7 +60,7 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
 
 
 def check_groups(values: Mapping[fx.Node, Any]) -> None:
-    """Check that PyTorch takes the widths of products of groups, whose rows fill multiples of 16 bytes.
+    """Check the widths of products of groups: their rows fill multiples of 16 bytes.
 
     Raises:
         PlanError: it does not.

@@ -37,7 +37,7 @@ def claims_type(asker: FrameType) -> bool:
 
 @contextlib.contextmanager
 def types_claimed(kind: type) -> Iterator[None]:
-    """Let ``isinstance``, ``callable`` and PyTorch's checks take proxies of this kind for what their values are.
+    """Let ``isinstance``, ``callable`` and PyTorch's checks take proxies for their values.
 
     Raises:
         TraceError: in the block, for a legacy type of tensors, if types and devices stay dynamic.
