@@ -57,7 +57,8 @@ class Programs:
         self.stated: Collection[str] = ()  # questions that the graph need not ask
         self._attended: dict[Any, tuple[Any, ...]] = {}  # what attention returned on numbers
         first = {id(tensor): name for name, tensor in reversed(named_tensors(model))}
-        if isinstance(model, fx.GraphModule):  # each graph has its own copy of a constant
+        self._is_graph = isinstance(model, fx.GraphModule)  # which keeps nothing for later calls
+        if self._is_graph:  # each graph has its own copy of a constant
             known = dict(named_tensors(model))
             first |= {
                 id(x): name for name, x in named_tensors(module) if id(x) not in first and _is(x, known.get(name))
@@ -126,7 +127,7 @@ class Programs:
                 self._runs = None  # those of a call that fails are of no more use
                 for run in (wanted, found):
                     run.views, run.attended = self._views, self._attended
-                    run.begin(training, frozenset(self._made) if training else None)
+                    run.begin(training, frozenset(self._made) if training and not self._is_graph else None)
                 often = 1 if after is not None and not self._forgets else 2
                 with modes():
                     of_graph = found.call(inputs)
