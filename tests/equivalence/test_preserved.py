@@ -103,8 +103,9 @@ def in_a_closure():
 
     def change(net):
         nonlocal held
-        held = (held or 0) + net.w * 2
-        del held
+        held = net.w * 2
+        if held.dim():
+            del held
 
     return change
 

@@ -261,6 +261,6 @@ net("experts of tokens", lambda s, x: s.head(_experts(s, s.a(x))), (torch.zeros(
 tokens("product of groups of columns", lambda s, y: F.grouped_mm(s.w, y.flatten(0, 1).T, offs=_halves(y)).T[None],
        {A: 8, "w": 6}, out=6, w=free(2, 6, 8), frozen="rows or columns that offsets divide into groups")
 tokens("sums of groups", lambda s, y: F.grouped_mm(s.c(y).flatten(0, 1).T, y.flatten(0, 1), offs=_halves(y)).amax(1),
-       {A: 8, "c.weight": 6}, c=linear(8, 6))
+       {A: 8, "c.weight": 8}, c=linear(8, 8))
 tokens("product of groups of one size", lambda s, y: F.grouped_mm(y.unflatten(-1, (2, 4)).flatten(0, 1).transpose(0, 1),
        s.w).transpose(0, 1).flatten(1)[None], {A: 4, "w": 6}, out=12, w=free(2, 4, 6))
