@@ -1,7 +1,6 @@
 """Contractions: a weight's columns are readers; two activations need clusters of one size.
 
-Only the columns of a stored weight can be summed. What a computed weight reads freezes, until
-:mod:`fxprune.analysis.computed_weights` has stored that weight.
+Only the columns of a stored weight can be summed: :mod:`fxprune.analysis.computed_weights` stores what is computed.
 """
 
 from __future__ import annotations
