@@ -16,7 +16,7 @@ from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch.rewritable import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
 from fxprune.pytorch.view_factors import view_factors
 
-from .positions import axes_before, guard_inputs, is_open, is_read, length_in
+from .positions import axes_before, guard_inputs, is_constant, is_open, is_read, length_in
 from .site import WIDE, Site, product
 
 _IN_ORDER = frozenset({
@@ -26,14 +26,21 @@ _IN_ORDER = frozenset({
 })  # fmt: skip
 
 
-def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
+def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> dict[int, int]:
     """Guard that a view parts channels, and moves positions across them, as in the example.
 
-    A view of a flattened tensor is compared with the axes before that.
+    A view of a flattened tensor is compared with the axes before that. Nothing is guarded that no input can change.
+
+    Returns:
+        The narrow lengths that -1 takes at any input, by axis.
     """
+    if is_constant(site.node):
+        return {}
     base, shape = _unflattened(site)
     _guard_sides(site, base, shape, asked, made)
-    _guard_cuts(site, base, shape, asked, made)
+    left_over = _left_over(site, shape, asked)
+    _guard_cuts(site, base, shape, {**asked, **left_over}, made)
+    return left_over
 
 
 def _guard_sides(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, Any], made: fx.Node) -> None:
@@ -53,7 +60,7 @@ def _guard_sides(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, An
         for old_side, new_side in (front, behind):
             if old_side is behind[0] and not (splits or moved or len(old) + len(new) > 2):
                 continue
-            if _stay(base, site, asked, old_side, new_side):
+            if _stay(base, site, asked, old_side, new_side) or _is_implied(site, shape, asked, old_side, new_side):
                 continue
             found = product(site.graph, [_size(site, base, d) for d in old_side])
             wanted = product(site.graph, [_asked(site, asked, made, d) for d in new_side])
@@ -130,6 +137,37 @@ def _stay(base: fx.Node, site: Site, asked: Mapping[int, Any], before: range, af
     )
 
 
+def _is_implied(site: Site, shape: Shape, asked: Mapping[int, Any], before: range, after: range) -> bool:
+    """Tell whether a view has as many positions on a side at any input, since all others are fixed channels."""
+    old = [_fixed_length(site, shape, d) for d in range(len(shape.sizes)) if d not in before]
+    new = [_stated_length(site, asked, d) for d in range(len(site.value.sizes)) if d not in after]
+    return None not in old and None not in new and math.prod(filter(None, old)) == math.prod(filter(None, new))
+
+
+def _left_over(site: Site, shape: Shape, asked: Mapping[int, Any]) -> dict[int, int]:
+    """Return what is left for -1 where a view parts fixed channels, and states all other parts."""
+    found = {}
+    for left, right in view_factors(shape.sizes, site.value.sizes):
+        whole = [_fixed_length(site, shape, d) for d in left]
+        others = [_stated_length(site, asked, d) for d in right]
+        opened = [d for d in right if is_open(asked.get(d)) and site.value.sizes[d] > 1]
+        if None not in whole and len(opened) == others.count(None) == 1 and len(right) > 1:
+            length = math.prod(filter(None, whole)) // math.prod(filter(None, others))
+            found |= {d: length for d in opened if length == length_in(site, site.value, d)}
+    return found
+
+
+def _fixed_length(site: Site, shape: Shape, dim: int) -> int | None:
+    """Return the narrow length of an axis of channels; None where the input decides it."""
+    return None if shape.axes[dim] is None or dim in shape.varying else length_in(site, shape, dim)
+
+
+def _stated_length(site: Site, asked: Mapping[int, Any], dim: int) -> int | None:
+    """Return the narrow length that a view states as a number; None for any other."""
+    size = asked.get(dim, -1)
+    return length_in(site, site.value, dim) if isinstance(size, int) and size != -1 else None
+
+
 def _reads(site: Site, size: Any, tensor: fx.Node, dim: int) -> bool:
     """Tell whether a size is the length of an axis of a tensor, if need be before linear layers."""
     if not isinstance(size, fx.Node) or size.target != "size" or size.args[1:] != (dim,):
@@ -146,9 +184,9 @@ def _reads(site: Site, size: Any, tensor: fx.Node, dim: int) -> bool:
 
 def _asked(site: Site, asked: Mapping[int, Any], made: fx.Node, dim: int) -> Any:
     """Return the narrow length of an axis: a number where the view states it."""
-    size = asked.get(dim, -1)
-    if isinstance(size, int) and size != -1:
-        return length_in(site, site.value, dim)
+    size, stated = asked.get(dim, -1), _stated_length(site, asked, dim)
+    if stated is not None:
+        return stated
     return _size(site, made, dim) if is_open(size) or site.value.axes[dim] is not None else size
 
 

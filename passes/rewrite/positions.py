@@ -80,7 +80,7 @@ def is_read(site: Site, node: fx.Node, length: int) -> bool:
             continue
         owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
         named = user.op != "call_module" and canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
-        constants = [nodes[each.name].value for each in user.all_input_nodes if _is_constant(each)]
+        constants = [nodes[each.name].value for each in user.all_input_nodes if is_constant(each)]
         if owns or named or any(_may_meet(each, length) for each in constants):
             return True
         if any(value.sizes[d] == length for d in value.varying) and is_read(site, user, length):
@@ -93,13 +93,14 @@ def _may_meet(constant: Any, length: int) -> bool:
     return not isinstance(constant, Shape) or len(constant.sizes) != 1 or constant.sizes[0] == length
 
 
-def _is_constant(node: fx.Node) -> bool:
-    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes)))
+def is_constant(node: fx.Node) -> bool:
+    """Tell whether a value is made of parameters and buffers alone."""
+    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes)))
 
 
 def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:
     """Guard positions that -1 takes from beyond channels: ``[c, h * w] -> [-1, 64]``."""
-    if _is_constant(site.node.all_input_nodes[0]):  # a parameter is as long at any input
+    if is_constant(site.node.all_input_nodes[0]):  # a parameter is as long at any input
         return
     wide, narrow = site.wide_of(0), site.shape_of(0)
     old = [d for d in left if narrow.axes[d] is not None]

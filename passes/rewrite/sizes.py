@@ -57,12 +57,11 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
         if isinstance(asked.get(dim), fx.Node):
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
-    if site.kind in surface.VIEWS:
-        guard_parts(site, asked, made)
+    known = guard_parts(site, asked, made) if site.kind in surface.VIEWS else {}
     for dim in where:
-        if is_open(asked.get(dim)):
-            codes = wide.value.axes[dim]
-            length = wide.value.sizes[dim] if codes is None else int(site.kept(codes).sum())
+        codes = wide.value.axes[dim]
+        length = wide.value.sizes[dim] if codes is None else int(site.kept(codes).sum())
+        if is_open(asked.get(dim)) and known.get(dim) != length:
             size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")
             site.call(guard_equal, size, length, where[dim])
     return made
