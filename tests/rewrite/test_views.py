@@ -9,7 +9,7 @@ from helpers.other_sizes import assert_same, images, made, shares_of_rows
 from samples import Net, conv, linear
 
 import fxprune
-from fxprune.arguments.guards import SpecialisedError
+from fxprune.arguments.guards import SpecialisedError, guard_equal
 from fxprune.passes.verify.compare import verify
 
 
@@ -150,3 +150,32 @@ def test_an_axis_of_length_one_that_crosses_channels_is_guarded(op, others):
         assert snapped(images(2, 4)).isfinite().all()
         with pytest.raises(SpecialisedError, match=r"the size of axes .* is what it asks for was True"):
             narrow(images(2, 4))
+
+
+def in_windows(s, y):
+    y = y.permute(0, 2, 3, 1)
+    b, h, w, c = y.shape
+    y = y.view(b, h // 4, 4, w // 4, 4, c).permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, 4, 4, c)
+    return s.head(y.view(-1, 16, c)).mean(1)
+
+
+def in_heads_of_windows(s, y):
+    y = s.inside(y.flatten(2).transpose(1, 2))
+    return y.reshape(y.shape[0], y.shape[1], 3, 2, -1).softmax(3).square().sum((2, 3))
+
+
+def by_a_table(s, y):
+    return s.head(y.mean((2, 3)) * s.table[torch.arange(16)].view(4, 4, -1).permute(2, 0, 1).amax((1, 2)))
+
+
+@pytest.mark.parametrize("op", [in_windows, in_heads_of_windows, by_a_table])
+def test_views_that_every_input_passes_have_no_guards(op):
+    """What is beside channels of fixed length, and what -1 takes of them, follows from the number of elements."""
+    table = torch.nn.Parameter(torch.rand(16, 8))
+    layers = {"a": conv(3, 8), "head": linear(8, 4), "inside": linear(8, 48), "table": table}
+    net = Net(lambda s, x: op(s, s.a(x)), **layers).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(8, 8)), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert_same(snapped, narrow, (8, 8), (4, 16), (16, 8))
+    assert not narrow.graph.find_nodes(op="call_function", target=guard_equal), narrow.code
