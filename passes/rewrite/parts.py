@@ -246,9 +246,11 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int], *
         if d not in computed:
             continue
         codes, length, where = site.value.axes[d], asked[d], f"size {d} of `{site.node.name}`"
-        if _repeats(codes):
-            length, where = site.call(operator.mod, length, len(np.unique(codes))), f"what channels leave of {where}"
-        site.call(guard_equal, length, 0 if _repeats(codes) else len(codes), where)
+        once = len(np.unique(codes))
+        whole = once < len(codes) and len(codes) % once == 0
+        if whole:
+            length, where = site.call(operator.mod, length, once), f"what channels leave of {where}"
+        site.call(guard_equal, length, 0 if whole else len(codes), where)
 
 
 def _reads_batch(size: fx.Node) -> bool:

@@ -179,3 +179,17 @@ def test_views_that_every_input_passes_have_no_guards(op):
     narrow = fxprune.narrow(snapped, plan)
     assert_same(snapped, narrow, (8, 8), (4, 16), (16, 8))
     assert not narrow.graph.find_nodes(op="call_function", target=guard_equal), narrow.code
+
+
+def test_an_axis_that_holds_some_channels_more_often_is_as_long_as_in_the_example():
+    def part(s, x):
+        y = s.a(x)
+        return s.head(y.reshape(y.shape[2] // 2, 2, 8, 8).narrow(0, 0, 2).softmax(1))
+
+    net = Net(part, a=conv(3, 8), head=linear(8, 4)).double().eval()
+    coupling = fxprune.couple(net, torch.rand(1, 3, 8, 8).double())
+    plan = fxprune.plan(coupling, keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    x = torch.rand(1, 3, 8, 8).double()
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)
