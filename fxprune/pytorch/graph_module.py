@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.fx.graph_module import reduce_graph_module
 
 from fxprune.errors import OptionError
+from fxprune.pytorch.bound_modules import binding
 from fxprune.pytorch.modes import show_blocks
 from fxprune.pytorch.torch_private import OpOverload, overload_names, tracer_class
 
@@ -41,6 +42,11 @@ class GraphModule(fx.GraphModule):
             if why := _not_a_tensor(self.graph, args, kwargs):
                 raise OptionError(why) from error
             raise
+
+    def recompile(self) -> Any:
+        """Generate the code anew, in which each module that holds layers is looked up once."""
+        with self.graph.on_generate_code(binding):
+            return super().recompile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> fx.GraphModule:
         """Copy under the name of the captured class, which PyTorch's own copy loses."""
@@ -73,7 +79,7 @@ class GraphModule(fx.GraphModule):
             again = reduce_graph_module(dict(own), imports)
         except Exception:  # code that does not run on proxies may raise anything
             return None
-        if not isinstance(again, fx.GraphModule) or again.code != self.code:
+        if not isinstance(again, fx.GraphModule) or again.code != self.graph.python_code("self").src:
             return None
         return function, (own, imports), {"meta": meta}
 

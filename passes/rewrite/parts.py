@@ -138,7 +138,7 @@ def _stay(base: fx.Node, site: Site, asked: Mapping[int, Any], before: range, af
 
 
 def _is_implied(site: Site, shape: Shape, asked: Mapping[int, Any], before: range, after: range) -> bool:
-    """Tell whether a view has as many positions on a side at any input, since all others are fixed channels."""
+    """Tell whether a side has as many positions at any input, since all others are fixed channels."""
     old = [_fixed_length(site, shape, d) for d in range(len(shape.sizes)) if d not in before]
     new = [_stated_length(site, asked, d) for d in range(len(site.value.sizes)) if d not in after]
     return None not in old and None not in new and math.prod(filter(None, old)) == math.prod(filter(None, new))
@@ -146,7 +146,7 @@ def _is_implied(site: Site, shape: Shape, asked: Mapping[int, Any], before: rang
 
 def _left_over(site: Site, shape: Shape, asked: Mapping[int, Any]) -> dict[int, int]:
     """Return what is left for -1 where a view parts fixed channels, and states all other parts."""
-    found = {}
+    found: dict[int, int] = {}
     for left, right in view_factors(shape.sizes, site.value.sizes):
         whole = [_fixed_length(site, shape, d) for d in left]
         others = [_stated_length(site, asked, d) for d in right]
