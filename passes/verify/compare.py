@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -114,19 +114,54 @@ def verify(
     """
     inputs = as_inputs(example_inputs)
     unknown = [x for x in tensors_of(inputs) if x.is_meta]
-    notes = [_Finding(note=_ZEROS)] if any(not x.is_floating_point() for x in unknown) else []
+    notes = [_ZEROS] if any(not x.is_floating_point() for x in unknown) else []
     if unknown:
         inputs = random_batch(inputs, batch_of(inputs), seed=0)
-    sizes = dict.fromkeys([batch_of(inputs), *batches])
-    trials = {size: repeat_to(inputs, size) for size in sizes}
-    wanted, got = _run(reference, trials), _run(candidate, trials)
-    if isinstance(refusal := wanted[batch_of(inputs)], Exception):
+    answers = Answers(reference, inputs), Answers(candidate, inputs)
+    report = agreement(*answers, tolerance=tolerance, batches=batches, outputs=outputs)
+    return replace(report, notes=tuple(dict.fromkeys((*notes, *report.notes))))
+
+
+class Answers:
+    """What a network returns for an example, and for repetitions of it; it runs once at each batch size.
+
+    Attributes:
+        module: the network.
+        inputs: tensors with numbers; axis 0 is the batch.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
+        self.module = module
+        self.inputs = inputs
+        self._known: dict[int, _Outcome] = {}
+
+    def at(self, sizes: Iterable[int]) -> dict[int, _Outcome]:
+        """Return the outputs, or the error, at batch sizes."""
+        new = [size for size in sizes if size not in self._known]
+        if new:
+            self._known |= _run(self.module, {size: repeat_to(self.inputs, size) for size in new})
+        return {size: self._known[size] for size in sizes}
+
+
+def agreement(
+    reference: Answers,
+    candidate: Answers,
+    *,
+    tolerance: float = 1e-9,
+    batches: Sequence[int] = (1, 3),
+    outputs: Sequence[str | int] | str | int | None = None,
+) -> Report:
+    """Compare the answers of two networks, as :func:`verify` does."""
+    first = batch_of(reference.inputs)
+    sizes = list(dict.fromkeys([first, *batches]))
+    wanted, got = reference.at(sizes), candidate.at(sizes)
+    if isinstance(refusal := wanted[first], Exception):
         why = f"the reference itself does not run in float64 on the example inputs: {kind_and_line(refusal)}"
         return _report([_Finding(failure=why)], tolerance)
-    counted = as_outputs(outputs) or outputs_of(candidate)
-    pairs = {size: (_counted(wanted[size], counted), _counted(got[size], counted)) for size in trials}
+    counted = as_outputs(outputs) or outputs_of(candidate.module)
+    pairs = {size: (_counted(wanted[size], counted), _counted(got[size], counted)) for size in sizes}
     findings = [finding for size, (a, b) in pairs.items() for finding in _judge(size, a, b, tolerance)]
-    return _report([*notes, *findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
+    return _report([*findings, *_compare_tensors(reference.module, candidate.module, tolerance)], tolerance)
 
 
 def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: float) -> Iterator[_Finding]:

@@ -33,7 +33,7 @@ from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
 from .batches import as_inputs, random_batch
-from .compare import Report, verify
+from .compare import Answers, Report, agreement, verify
 from .localise import domains_of, first_node
 from .randomise import randomised
 
@@ -117,20 +117,22 @@ def prove(
     subject = randomised(model, seed=seed) if weights == "random" else model
     # Scattered clusters show errors that runs of neighbours could hide; float64 from the start.
     subject = float64_copy(subject, "cpu").eval()
-    given = as_inputs(example_inputs)
-    drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
+    example = as_inputs(example_inputs)
+    drawn = random_batch(example, max(2, batch_of(example)), seed=seed)
     inputs: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: to_float64(x, "cpu"), drawn)
     phase("couple")
     plan = scattered(couple(subject, inputs, outputs=outputs), keep=keep, seed=seed)
     phase("prove", "the analysis, by concentrated columns, in float64")
     snapped = snap(subject, plan)
-    change = verify(subject, snapped, inputs, batches=(), outputs=outputs).max_rel_error
+    given, reference = Answers(subject, inputs), Answers(snapped, inputs)
+    change = agreement(given, reference, batches=(), outputs=outputs).max_rel_error
     # Nothing but the order of a sum differs: some 1e-15 per layer.
-    on_analysis = verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=(), outputs=outputs)
+    concentrated = Answers(concentrate(subject, plan), inputs)
+    on_analysis = agreement(reference, concentrated, tolerance=1e-12, batches=(), outputs=outputs)
     phase("prove", "the rewrite, by the narrow network, in float64")
-    on_rewrite, error = _try_narrow(snapped, plan, inputs)
+    on_rewrite, error = _try_narrow(reference, plan)
     passed = on_analysis.passed and on_rewrite is not None and on_rewrite.passed
-    del snapped  # each of the wide networks takes twice the memory of the one given
+    del snapped, reference, concentrated  # each of the wide networks takes twice the memory of the one given
     found = [] if passed else list(_culprits(subject, plan, inputs))
     return Proof(
         passed,
@@ -160,11 +162,11 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
     return Plan(coupling, clusters, f"scattered, keep {keep:g}", seed)
 
 
-def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
+def _try_narrow(snapped: Answers, plan: Plan) -> tuple[Report | None, str]:
     try:
-        narrow = merged_by(plan.of_copy(snapped), snapped)[0]
-        sizes = admitted((1, 3), graph_batches(narrow, inputs))
-        return verify(snapped, narrow, inputs, tolerance=1e-9, batches=sizes), ""
+        narrow = merged_by(plan.of_copy(snapped.module), snapped.module)[0]
+        sizes = admitted((1, 3), graph_batches(narrow, snapped.inputs))
+        return agreement(snapped, Answers(narrow, snapped.inputs), tolerance=1e-9, batches=sizes), ""
     except FxpruneError as error:
         return None, str(error)
 
