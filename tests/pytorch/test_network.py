@@ -155,12 +155,14 @@ def test_sums_that_a_later_quantisation_observes_are_captured():
     assert proof.passed, proof
 
 
-def test_weights_without_numbers_are_refused_where_numbers_are_needed():
+def test_weights_without_numbers_are_refused_where_numbers_are_needed(tmp_path):
     model = net().to("meta")
     coupling = fxprune.couple(model, X.to("meta"))
     plan = fxprune.plan(coupling, method="even")
     for act in (lambda: fxprune.plan(coupling), lambda: fxprune.snap(model, plan), lambda: fxprune.narrow(model, plan),
-                lambda: fxprune.fold(model, plan)):  # fmt: skip
+                lambda: fxprune.fold(model, plan), lambda: fxprune.settle(model, [X]),
+                lambda: fxprune.verify(model, model, X), lambda: fxprune.export_onnx(model, X, tmp_path / "a.onnx"),
+                lambda: fxprune.plan(coupling, latency=0.5)):  # fmt: skip
         with pytest.raises(ModelError, match=r"`0.weight` is on the meta device.* load weights"):
             act()
 
