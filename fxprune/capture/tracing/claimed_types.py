@@ -76,10 +76,11 @@ def types_claimed(kind: type) -> Iterator[None]:
         check(error, bool(condition) if issubclass(type(condition), kind) else condition, message)
 
     def all_checked(error: Any, condition: Any, message: Any = None) -> None:
-        if not issubclass(type(condition), kind):
-            return check_all(error, condition, message)
-        text = message() if asked(message) else message
-        assert_tensor(condition.all(), str(text or "a check of the model fails"))
+        if issubclass(type(condition), kind):
+            text = message() if asked(message) else message
+            assert_tensor(condition.all(), str(text or "a check of the model fails"))
+        else:
+            check_all(error, condition, message)
 
     builtins.isinstance, builtins.callable = answer, is_called  # type: ignore[assignment]
     setattr(torch, CHECK_WITH, checked)
