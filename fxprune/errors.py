@@ -24,6 +24,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UnequalClustersWarning(UserWarning):
     """Merged channels differ, so that the narrow network does not compute what was trained.
@@ -157,6 +159,11 @@ def first_line(error: object) -> str:
     """Return the first 500 characters of an error's first line, or its class if it has none."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 500 else f"{line[:500]}..."
+
+
+def asks_values(error: BaseException) -> bool:
+    """Tell whether an error says that a tensor without numbers was asked for its own."""
+    return re.search(r"\bmeta\b|unallocated storage", str(error)) is not None
 
 
 def kind_and_line(error: BaseException) -> str:

@@ -14,12 +14,13 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.arguments.unfit import unfit
-from fxprune.errors import CaptureError, FxpruneError
+from fxprune.errors import CaptureError, FxpruneError, asks_values, first_line
 from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.meta.constants import stays
 from fxprune.pytorch.modules import device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import calls_function, is_foreign, is_opaque, is_rewritable, reads_widths, runs_own_code
 from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import pytree, storage_id
 
 from .channels import Ids
@@ -75,11 +76,15 @@ def run_labelled(
     except FxpruneError:
         raise
     except Exception as error:
-        by_values = isinstance(error, NotImplementedError)  # whatever the inputs are
-        remedy = "Couple a submodule that ends before it" if by_values else "Give example inputs that the model accepts"
-        remedy += "; operations on tensor values cannot be analysed"
-        why = unfit(graph_module, inputs, error, remedy, at=f" at node `{state.marks.node}`")
-        raise CaptureError(f"{type(graph_module).__name__} {why}") from error
+        name, node = type(graph_module).__name__, state.marks.node
+        if isinstance(error, NotImplementedError) or asks_values(error):  # whatever the inputs are
+            said = "the values of a tensor are asked for" if asks_values(error) else first_line(error).rstrip(".")
+            where = f"node `{node}`" + (f" ({source_of(node)})" if node is not None else "")
+            raise CaptureError(
+                f"{name} cannot be analysed at {where}: {said}. Couple the part of the network before it, or name the "
+                "outputs that count if others ask for them."
+            ) from error
+        raise CaptureError(f"{name} {unfit(graph_module, inputs, error, at=f' at node `{node}`')}") from error
     for node in graph_module.graph.output_node().all_input_nodes:
         state.marks.node = node  # whose line of the model is reported
         for label in map(state.labels.of, tensors_in(interpreter.env[node])):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.pytorch.network import unwrap_model
 from fxprune.pytorch.torch_private import encoder_blocks
 
 from . import attention
@@ -24,7 +25,10 @@ def decomposition(layer: nn.Module) -> Callable[..., Any] | None:
     """Return a function to trace in place of a layer's ``forward``; None: it stays one node.
 
     The function takes the layer and its arguments. A derived class with its own ``forward`` has no decomposition.
+    A wrapper, as DataParallel around the features of a network, is what is inside.
     """
+    if unwrap_model(layer) is not layer:
+        return _unwrapped
     for kind, forward in _DECOMPOSITIONS.items():
         if isinstance(layer, kind) and type(layer).forward is kind.forward:
             return forward if not isinstance(layer, nn.MultiheadAttention) or attention.can_decompose(layer) else None
@@ -141,6 +145,10 @@ def _cosine(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     one, other = (x / x.norm(2, dim, keepdim=True).clamp_min(eps) for x in (both[0], both[1]))
     result: Tensor = (one * other).sum(dim)
     return result
+
+
+def _unwrapped(wrapper: nn.Module, *inputs: Any, **named: Any) -> Any:
+    return unwrap_model(wrapper)(*inputs, **named)
 
 
 def _softmax(layer: nn.Softmax, input: Tensor) -> Tensor:

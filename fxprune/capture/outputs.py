@@ -19,11 +19,10 @@ from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.arguments.outputs import Outputs, check_known, counts
 from fxprune.arguments.records import fields_of
 from fxprune.arguments.unfit import unfit
-from fxprune.equivalence import unchanged
+from fxprune.equivalence import unchanged, values_of
 from fxprune.errors import CaptureError
-from fxprune.pytorch.modules import clone_sharing, device_of
+from fxprune.pytorch.modules import clone_sharing, device_of, named_tensors
 from fxprune.pytorch.shaped_layers import is_shaped
-from fxprune.pytorch.torch_private import pytree
 
 # A node that writes into a tensor stays: what it wrote may be read elsewhere.
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, slice, range)
@@ -63,21 +62,35 @@ def without_objects(model: nn.Module, outputs: Sequence[str]) -> nn.Module:
 
 
 def object_returned(model: nn.Module, inputs: Inputs) -> str:
-    """Name an object that a model returns and no graph holds; empty if there is none.
+    """Name an object that a model returns and no graph holds, with a remedy; empty for none.
 
     Raises:
-        CaptureError: the model does not run, and an argument that is no tensor may be why.
+        CaptureError: the model does not run on the example itself.
     """
-    device = device_of(model)
-    given: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.zeros_like(x, device=device), inputs)
+    given = values_of(inputs, device_of(model))
     try:
         with torch.no_grad(), unchanged(model):
             returned = run_on(clone_sharing(model).eval(), given)
     except Exception as error:  # a model may raise anything
-        if isinstance(error, TypeError | AttributeError | IndexError) and len(tensors_of(inputs)) < len(inputs):
+        if not _lacks_numbers(model, inputs):
             raise CaptureError(f"{type(model).__name__} {unfit(model, inputs, error)}") from error
         return ""
-    return next((f"{kind} as `{place or 'output'}`" for place, kind in _objects(returned)), "")
+    place, kind = next(_objects(returned), ("", ""))
+    if not kind:
+        return ""
+    said = f"an object of {kind} as `{place or 'output'}`, which no graph holds: "
+    inside = [name for name, _ in model.named_children()]
+    if len(inside) == 1:  # the predictor of a library, around its network
+        return said + f"give the network inside, its `{inside[0]}`, or let it return tensors in a tuple or dict"
+    if not place:
+        return said + "let it return tensors in a tuple, dict or dataclass"
+    return said + 'name the outputs that count, as `outputs=["logits"]`, or give inputs for which it returns none'
+
+
+def _lacks_numbers(model: nn.Module, inputs: Inputs) -> bool:
+    """Tell whether a weight is unknown, or an index, of which a number drawn may be too large."""
+    indices = (x for x in tensors_of(inputs) if not x.is_floating_point())
+    return any(x.is_meta for x in (*(tensor for _, tensor in named_tensors(model)), *indices))
 
 
 def _objects(value: Any, place: str = "") -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from fxprune.errors import CaptureError, first_line
+from fxprune.errors import CaptureError, asks_values, first_line
 from fxprune.pytorch.source import source_of_error, source_of_transform
 
 from .tracing.symbolic import SymbolicTracer
@@ -20,8 +20,8 @@ def untraceable(
         return error
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
     # What PyTorch's exporter says of its own symbols and constants helps nobody who did not write it.
-    said = f": {first_line(exported)}" if isinstance(exported, CaptureError) else ""
-    also = f" Exporting its operations fails too{said.rstrip('.')}." if exported is not None else ""
+    other = f": {first_line(exported)}" if isinstance(exported, CaptureError) else ""
+    also = f" Exporting its operations fails too{other.rstrip('.')}." if exported is not None else ""
     done = {path: module for path, module in model.named_modules() if path in tracer.finished}
     largest = max(done, key=lambda path: sum(p.numel() for p in done[path].parameters()), default="")
     part = f" (`{largest}` is traced)" if largest else ""
@@ -32,14 +32,18 @@ def untraceable(
             f"whole tensors, or couple only the part of the network before it{part}.",
             error,
         )
+    by_values = asks_values(error) or "values of a tensor" in str(error)  # a module kept whole asks for them, too
+    before = f"couple only the part of the network before it{part}"
     remedy = " ".join(getattr(error, "__notes__", ())) or (
-        "Make the line independent of tensor values, give example inputs that the model accepts, couple only the part "
-        f"of the network before it{part}, or keep a module without weights whole "
+        f"Make the line independent of tensor values, or {before}."
+        if by_values
+        else f"Make the line independent of tensor values, {before}, or keep a module without weights whole "
         "(`timm.layers.register_notrace_module`)."
     )
+    said = "the values of a tensor are asked for" if asks_values(error) else first_line(error).rstrip(".")
     return _caused(
         f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "
-        f"{first_line(error)}. {remedy}{also}",
+        f"{said}. {remedy}{also}",
         error,
     )
 

@@ -157,10 +157,7 @@ def _captures(
                 select_outputs(module, outputs)
             yield module
     if returned := object_returned(model, example_inputs):
-        raise CaptureError(
-            f"{type(given).__name__} returns a {returned}, which no graph holds: name the outputs that count, as "
-            '`outputs=["logits"]`, or give inputs for which it returns none.'
-        ) from failures.as_error()
+        raise CaptureError(f"{type(given).__name__} returns {returned}.") from failures.as_error()
     raise failures.as_error()
 
 

@@ -14,9 +14,9 @@ def check_numbers(tensors: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in tensors:
         if tensor.is_meta:
             raise ModelError(
-                f"`{name}` is on the meta device, where it has no numbers to compare or merge: load weights, or draw "
-                'some by `model.to_empty(device="cpu")` and the layers\' `reset_parameters`. A plan with method="even" '
-                "needs none."
+                f"`{name}` is on the meta device, where it has no numbers to compare, merge or write: load weights, or "
+                'draw some by `model.to_empty(device="cpu")` and the layers\' `reset_parameters`. `couple`, `prove` '
+                'and a plan with method="even" need none.'
             )
 
 

@@ -96,6 +96,8 @@ def _check_layer(name: str, module: nn.Module) -> None:
         raise ModelError(f"`{name}` prepares a quantisation: give the network from before, and prepare the narrow one.")
     if any(".quantized" in kind.__module__ and kind.__name__ not in _FLOAT for kind in kinds):
         raise ModelError(f"`{name}` is quantised, and its columns cannot be summed: give the network from before.")
+    if isinstance(module, DistributedDataParallel):
+        raise ModelError(f"`{name}` is inside DistributedDataParallel: wrap the whole network in it, not a part.")
     if hasattr(module, "_fsdp_wrapped_module") or any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
         raise ModelError(
             f"`{name}` is sharded over processes: couple the network before FullyShardedDataParallel or `fully_shard`."

@@ -40,7 +40,10 @@ C = torch._C
 set_grad_enabled = torch._C._set_grad_enabled
 # Raises AssertionError with a message; unlike `assert`, a trace records it.
 assert_call = torch._assert
-CHECK_WITH = "_check_with"  # the function of `torch` by which `torch._check` and its kin raise
+# The functions of `torch` by which `torch._check` and `torch._check_tensor_all` raise.
+CHECK_WITH, CHECK_ALL_WITH = "_check_with", "_check_tensor_all_with"
+# Raises RuntimeError with a message where a tensor is false; unlike `torch._assert`, it is an operator.
+assert_tensor = torch._assert_async
 # One kernel for a whole list of tensors.
 foreach_add_, foreach_mul_, foreach_copy_ = torch._foreach_add_, torch._foreach_mul_, torch._foreach_copy_
 foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_

@@ -16,6 +16,7 @@ from fxprune.analysis import couple
 from fxprune.arguments.inputs import as_inputs, as_meta, run_on
 from fxprune.arguments.outputs import as_outputs
 from fxprune.common.addresses import HUB, has_own_weights
+from fxprune.common.finite import check_numbers
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
 from fxprune.models_zoo import Network, build, check_published
@@ -32,6 +33,7 @@ from fxprune.passes.onnx import load_onnxruntime
 from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
 from fxprune.passes.store import check_channels, left_out_line, load_weights, open_network
 from fxprune.passes.train import check_optimizer, check_task, make_optimizer
+from fxprune.pytorch.modules import named_tensors
 
 from .training import Schedule, csgd_schedule
 from .widen import build_widened, widths_back
@@ -132,6 +134,7 @@ def network_of(
         if fresh and job.progress is not False:
             print(left_out_line(fresh, job.checkpoint, num_classes), file=sys.stderr, flush=True)
     check_precision(network.model.named_parameters())
+    check_numbers(named_tensors(network.model))
     network.model.to(device).eval()
     return network
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.arguments.inputs import as_inputs, batch_of, run_on
+from fxprune.common.finite import check_numbers
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import BatchNorm, pytree
@@ -46,6 +47,7 @@ def settle(model: nn.Module, batches: Iterable[Any], *, images: int = ENOUGH) ->
         >>> fxprune.settle(net, [torch.randn(16, 3, 16, 16) for _ in range(4)])
         64
     """
+    check_numbers(named_tensors(model))
     norms = [norm for norm in model.modules() if isinstance(norm, BatchNorm) and norm.running_mean is not None]
     device = next((buffer.device for norm in norms for buffer in norm.buffers()), None)
     if device is None:

@@ -17,10 +17,11 @@ from fxprune.arguments.batches import ANY_BATCH, BatchRange, batch_range, graph_
 from fxprune.arguments.guards import SpecialisedError, guard_equal
 from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
 from fxprune.arguments.unfit import unfit
+from fxprune.common.finite import check_numbers
 from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, FxpruneError, OptionError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import as_inputs, named_outputs, random_batch, relative_error, repeat_to
-from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.torch_private import GROUPED_MM, pytree
 
 from .names import flattened, input_names, output_names
@@ -47,7 +48,12 @@ def export_errors(module: nn.Module, to: str) -> Iterator[None]:
 
 
 def eager_on_cpu(module: nn.Module) -> nn.Module:
-    """Copy the network to eval mode, float32 and the CPU; tensors of that form are shared."""
+    """Copy the network to eval mode, float32 and the CPU; tensors of that form are shared.
+
+    Raises:
+        ModelError: a tensor on the meta device has no numbers.
+    """
+    check_numbers(named_tensors(module))
 
     def plain(_: str, tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)

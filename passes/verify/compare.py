@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
 from fxprune.arguments.outputs import as_outputs, counts, place_of
+from fxprune.common.finite import check_numbers
 from fxprune.common.table import table
 from fxprune.equivalence import unchanged
 from fxprune.errors import kind_and_line
 from fxprune.plan_file import meta_of, outputs_of
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
@@ -101,6 +103,7 @@ def verify(
 
     Raises:
         OptionError: the example inputs hold no tensors with one common batch size.
+        ModelError: a weight on the meta device has no numbers.
 
     Examples:
         >>> import torch, fxprune
@@ -112,6 +115,8 @@ def verify(
         >>> fxprune.verify(snapped, fxprune.narrow(snapped, plan), images, tolerance=1e-5).passed  # float32 sums
         True
     """
+    for network in (reference, candidate):
+        check_numbers(named_tensors(network))
     inputs = as_inputs(example_inputs)
     unknown = [x for x in tensors_of(inputs) if x.is_meta]
     notes = [_ZEROS] if any(not x.is_floating_point() for x in unknown) else []

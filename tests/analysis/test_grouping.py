@@ -293,3 +293,18 @@ def test_a_model_that_reshapes_its_input_in_place_is_analysed_again_on_the_examp
     coupling = fxprune.couple(Reshaping().eval(), torch.randn(shape))
     assert coupling.groups["q.weight"].width == 4
     assert [tuple(x.shape) for x in tensors_of(coupling.example_inputs)] == [shape]
+
+
+@pytest.mark.parametrize("ask", ["tolist", "item", "numpy"])
+def test_numbers_that_leave_are_refused_with_their_line_and_may_be_left_out(ask):
+    class Asking(nn.Sequential):
+        def forward(self, x):
+            y = super().forward(x)
+            return y, getattr(y.mean().detach(), ask)()
+
+    model = Asking(conv(3, 8), conv(8, 4)).eval()
+    with pytest.raises(fxprune.errors.CaptureError, match=rf"`{ask}` \(.*test_grouping.py:\d+\): the values") as caught:
+        fxprune.couple(model, torch.zeros(2, 3, 8, 8))
+    assert "meta" not in str(caught.value) and "inputs" not in str(caught.value)
+    if ask != "numpy":  # of which no comparison knows that it does not count
+        assert fxprune.couple(model, torch.zeros(2, 3, 8, 8), outputs=[0]).groups

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from samples import Net, conv, linear
 from torch import fx, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
@@ -171,6 +172,8 @@ UNTRACEABLE = {
     "a number out of a tensor": lambda s, x: s.a(x) * float(x.max()),
     "a number of values": lambda s, x: s.a(x) * max(len(x.flatten().nonzero()), 1),
     "a loop over places": lambda s, x: sum(s.a(x) for _ in x.flatten().nonzero()),
+    "numpy": lambda s, x: torch.from_numpy(s.a(x).detach().numpy()),
+    "lengths": lambda s, x: pack_padded_sequence(s.a(x), x[:, 0, 0, 0].long().clamp(1, 1), batch_first=True)[0],
     "a loop over values": lambda s, x: sum(s.a(x) for _ in range(int(x.argmax()))),
 }
 
@@ -198,10 +201,17 @@ def test_what_depends_on_values_is_refused_with_module_line_and_remedy(why):
     assert "cannot trace Sequential" in text
     assert "in module `1`" in text
     assert "test_capture.py" in text and "lambda s, x" in text
-    assert "Make the line independent of tensor values" in text
+    assert "Make the line independent of tensor values" in text and "notrace" not in text
     assert "before it (`0` is traced)" in text
     assert "meta" not in text and "symbols" not in text and "Could not guard" not in text  # how it is captured
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(2, 5, 8, 8), torch.zeros(3, 8)])
+def test_inputs_that_do_not_fit_are_blamed_where_no_trace_follows_the_model(wrong):
+    model = small(lambda s, x: s.a(x) if x.shape[1] > 2 else s.a(x[..., :1])).eval()
+    with pytest.raises(CaptureError, match=r"does not run on inputs \[.*Give example inputs that the model accepts"):
+        capture(model, (wrong,))
 
 
 @fx.wrap

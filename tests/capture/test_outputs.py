@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,11 +212,37 @@ def test_an_object_that_does_not_count_is_none(name):
 
 
 def test_an_object_that_counts_is_refused_by_its_place():
-    refusal = r"^Cached returns a Cache as `hidden`, which no graph holds: name the outputs"
+    refusal = r"^Cached returns an object of Cache as `hidden`, which no graph holds: name the outputs"
     with pytest.raises(CaptureError, match=refusal):
         fxprune.couple(Cached(Plain), IMAGES)
-    with pytest.raises(CaptureError, match=r"returns a Cache as `hidden`"):
+    with pytest.raises(CaptureError, match=r"returns an object of Cache as `hidden`"):
         fxprune.couple(Cached(Plain), IMAGES, outputs=["logits", "hidden"])
+
+
+class Predictor(nn.Module):
+    """A library's object around its network, which returns an object alone."""
+
+    def __init__(self, **inside):
+        super().__init__()
+        for name, network in inside.items():
+            setattr(self, name, network)
+
+    def forward(self, x):
+        return SimpleNamespace(boxes=self.network(x))
+
+
+@pytest.mark.parametrize(
+    ("inside", "remedy"),
+    [
+        (("network",), "give the network inside, its `network`"),
+        (("network", "other"), "let it return tensors in a tuple, dict or dataclass"),
+    ],
+)
+def test_an_object_alone_is_refused_with_what_to_give_or_to_return(inside, remedy):
+    model = Predictor(**{name: nn.Linear(3, 4) for name in inside}).eval()
+    for outputs in (None, ["boxes"]):
+        with pytest.raises(CaptureError, match=f"an object of SimpleNamespace as `output`.* {remedy}"):
+            fxprune.couple(model, torch.randn(2, 3), outputs=outputs)
 
 
 class Listed(nn.Linear):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import pytest
 import torch
 from torch import nn
 
@@ -39,6 +40,33 @@ def test_checks_and_activations_of_a_call_are_traced():
     proof = fxprune.prove(net, X)
     assert proof.passed and proof.plan.widths == {"a.weight": (8, 4)}, proof
     assert callable(net) and not callable(X) and "claimed_types" not in repr(callable)
+
+
+class Values(Asking):
+    """Checks of tensors, one of them of sizes that a table holds, as in RT-DETR v2."""
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        sizes = torch.empty((1, 2), dtype=torch.long, device=x.device)
+        sizes[0, 0], sizes[0, 1] = y.shape[2], y.shape[3]
+        tokens = y.flatten(2).shape[2]
+        torch._check_tensor_all_with(ValueError, sizes[:, 0] * sizes[:, 1] == tokens, lambda: "other sizes")
+        torch._check_tensor_all(y >= 0, lambda: "numbers below 0")
+        return self.b(y).mean((2, 3))
+
+
+def test_checks_of_values_stay_in_the_graph(tmp_path):
+    net = Values().eval()
+    plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
+    assert plan.widths == {"a.weight": (8, 4)}
+    snapped = fxprune.snap(net, plan)
+    narrow, larger = fxprune.narrow(snapped, plan), torch.rand(3, 3, 9, 20)
+    assert torch.allclose(narrow(larger), snapped(larger), atol=1e-6)
+    for network in (net, narrow):
+        with pytest.raises(RuntimeError, match="numbers below 0"):
+            network(X * torch.nan)
+    fxprune.export_onnx(narrow, X, tmp_path / "narrow.onnx")
+    fxprune.export_python(narrow, X, tmp_path / "narrow.py")
 
 
 class ByName(nn.Module):

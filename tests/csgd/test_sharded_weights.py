@@ -56,6 +56,12 @@ def test_fsdp_is_refused(original, inner):
         csgd(case.model if inner else sharded, plan, sgd(sharded), strength=2.0)
 
 
+def test_a_part_inside_distributed_data_parallel_is_refused():
+    network = nn.Sequential(DistributedDataParallel(nn.Linear(3, 4)), nn.Linear(4, 2))
+    with pytest.raises(ModelError, match="`0` is inside DistributedDataParallel: wrap the whole network"):
+        couple(network, torch.zeros(2, 3))
+
+
 def test_dtensors_are_refused():
     case = plain()
     plan = plan_of(case, PLAIN)

@@ -38,6 +38,18 @@ def test_wrappers_are_taken_off(wrapper):
     fxprune.csgd(wrapped, plan, optimizer, strength=0.1).remove()
 
 
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_parts_in_wrappers_are_opened(wrapper):
+    whole = nn.Sequential(WRAPPERS[wrapper](net()), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1)).eval()
+    coupling = fxprune.couple(whole, X)
+    assert [group.width for group in coupling.groups.values()] == [8, 4, 6]
+    assert coupling.graph_module.meta["fxprune_capture"] == "symbolic"
+    plan = fxprune.plan(coupling)
+    snapped = fxprune.snap(whole, plan)
+    narrow, larger = fxprune.narrow(snapped, plan), torch.randn(3, 3, 9, 9)
+    assert torch.allclose(narrow(larger), snapped(larger), atol=1e-6)  # float32, sums of 72
+
+
 def test_the_module_of_an_exported_program_is_a_network():
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(net(), (X,), dynamic_shapes=({0: batch},)).module()
@@ -143,12 +155,14 @@ def test_sums_that_a_later_quantisation_observes_are_captured():
     assert proof.passed, proof
 
 
-def test_weights_without_numbers_are_refused_where_numbers_are_needed():
+def test_weights_without_numbers_are_refused_where_numbers_are_needed(tmp_path):
     model = net().to("meta")
     coupling = fxprune.couple(model, X.to("meta"))
     plan = fxprune.plan(coupling, method="even")
     for act in (lambda: fxprune.plan(coupling), lambda: fxprune.snap(model, plan), lambda: fxprune.narrow(model, plan),
-                lambda: fxprune.fold(model, plan)):  # fmt: skip
+                lambda: fxprune.fold(model, plan), lambda: fxprune.settle(model, [X]),
+                lambda: fxprune.verify(model, model, X), lambda: fxprune.export_onnx(model, X, tmp_path / "a.onnx"),
+                lambda: fxprune.plan(coupling, latency=0.5)):  # fmt: skip
         with pytest.raises(ModelError, match=r"`0.weight` is on the meta device.* load weights"):
             act()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.torch_private import CHECK_WITH, pytree
+from fxprune.pytorch.torch_private import CHECK_ALL_WITH, CHECK_WITH, assert_tensor, pytree
 
 from .own_tensors import OwnTensor
 
@@ -39,10 +39,13 @@ def claims_type(asker: FrameType) -> bool:
 def types_claimed(kind: type) -> Iterator[None]:
     """Let ``isinstance``, ``callable`` and PyTorch's checks take proxies for their values.
 
+    A check of a tensor's values is a node, which raises RuntimeError.
+
     Raises:
         TraceError: in the block, for a legacy type of tensors, if types and devices stay dynamic.
     """
-    given, asked, check = builtins.isinstance, builtins.callable, getattr(torch, CHECK_WITH)
+    given, asked = builtins.isinstance, builtins.callable
+    check, check_all = getattr(torch, CHECK_WITH), getattr(torch, CHECK_ALL_WITH)
     claims: dict[type, bool] = {}
 
     def answer(value: Any, kinds: Any) -> bool:
@@ -72,13 +75,22 @@ def types_claimed(kind: type) -> Iterator[None]:
     def checked(error: Any, condition: Any, message: Any = None) -> None:
         check(error, bool(condition) if issubclass(type(condition), kind) else condition, message)
 
+    def all_checked(error: Any, condition: Any, message: Any = None) -> None:
+        if issubclass(type(condition), kind):
+            text = message() if asked(message) else message
+            assert_tensor(condition.all(), str(text or "a check of the model fails"))
+        else:
+            check_all(error, condition, message)
+
     builtins.isinstance, builtins.callable = answer, is_called  # type: ignore[assignment]
     setattr(torch, CHECK_WITH, checked)
+    setattr(torch, CHECK_ALL_WITH, all_checked)
     try:
         yield
     finally:
         builtins.isinstance, builtins.callable = given, asked
         setattr(torch, CHECK_WITH, check)
+        setattr(torch, CHECK_ALL_WITH, check_all)
 
 
 def _is_of(value: ConcreteProxy | OwnTensor, kind: Any) -> bool:
