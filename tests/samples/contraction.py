@@ -159,6 +159,8 @@ image("weight norm of a linear layer", lambda s, y: s.f(y.mean((2, 3)))[:, :, No
       out=5, f=parametrizations.weight_norm(linear(8, 5)))
 image("spectral norm", lambda s, y: s.c(y), {A: 8, "c.bias": 5, B: 6}, out=5,
       c=parametrizations.spectral_norm(conv(8, 5, 3)))
+image("spectral norm by a hook", lambda s, y: s.c(y), {A: 8, "c.bias": 5, B: 6}, out=5,
+      c=torch.nn.utils.spectral_norm(conv(8, 5, 3)))
 image("vectors multiplied", lambda s, y: y * torch.vdot(s.p, s.q), {"p": 8, A: 8, B: 6}, p=free(8), q=free(8))
 image("computed weight, stored one used too", lambda s, y: F.conv2d(y, s.w * 2) + F.conv2d(y.relu(), s.w),
       {"w": 5, B: 6}, out=5, w=free(5, 8, 1, 1), frozen=COMPUTED)
