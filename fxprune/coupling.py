@@ -159,7 +159,7 @@ class Coupling:
 
     @functools.cached_property
     def prunable_weights(self) -> dict[str, int]:
-        """Map the first name of each tensor to the number of its weights in rows or columns of groups."""
+        """Map each tensor, by its first name, to its number of weights in rows or columns."""
         return prunable_weights(self.groups, self.shapes, self.shared)
 
     @functools.cached_property
@@ -257,7 +257,7 @@ def domains_of(groups: Mapping[str, Group]) -> tuple[tuple[Group, ...], ...]:
 def prunable_weights(
     groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]], shared: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, int]:
-    """Map each tensor name, or what ``shared`` calls it, to the number of its weights in rows or columns of groups."""
+    """Map each tensor, by its name in ``shared``, to its number of weights in rows or columns."""
     return {
         name: round((1.0 - math.prod(1.0 - share for share in on_axes)) * math.prod(shapes[name]))
         for name, on_axes in _covered(groups, shapes, shared).items()

@@ -91,7 +91,7 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _copied_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return the attributes of a module, without those for which its class pickles something else, as a name."""
+    """Return the attributes that a copy takes: for others the class pickles something else."""
     state = None if hasattr(module, "__deepcopy__") else module.__getstate__()
     found = vars(module)
     if isinstance(state, dict):
