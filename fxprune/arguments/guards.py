@@ -51,7 +51,7 @@ def float64_stands_in() -> Iterator[None]:
 
 @fx.node.has_side_effect
 def guard_dtype(value: torch.dtype, expected: torch.dtype, where: str) -> None:
-    """Check ``value == expected``, or that it is float64 or complex128 in a comparison in float64.
+    """Check ``value == expected``, or that it is the double of it in a float64 comparison.
 
     Raises:
         SpecialisedError: the dtype differs.

@@ -74,7 +74,7 @@ def arguments(
 
 
 def check_call(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise the TypeError of a call that the ``forward`` of a layer does not take, where the trace does not run it."""
+    """Raise the TypeError of arguments that the ``forward`` of a layer does not take."""
     if not hooks_of(layer) and not isinstance(layer, torch.jit.ScriptModule):  # a hook may change the arguments
         inspect.signature(layer.forward).bind(*args, **kwargs)
 
