@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -158,8 +159,8 @@ class Coupling:
 
     @functools.cached_property
     def prunable_weights(self) -> dict[str, int]:
-        """Map each tensor name to the number of its weights in rows or columns of groups."""
-        return prunable_weights(self.groups, self.shapes)
+        """Map each tensor, by its first name, to its number of weights in rows or columns."""
+        return prunable_weights(self.groups, self.shapes, self.shared)
 
     @functools.cached_property
     def share_halved(self) -> float:
@@ -178,7 +179,7 @@ class Coupling:
 
     @functools.cached_property
     def _covered(self) -> dict[str, list[float]]:
-        return _covered(self.groups, self.shapes)
+        return _covered(self.groups, self.shapes, self.shared)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -253,21 +254,25 @@ def domains_of(groups: Mapping[str, Group]) -> tuple[tuple[Group, ...], ...]:
     return tuple(map(tuple, members.values()))
 
 
-def prunable_weights(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Map each tensor name to the number of its weights in rows or columns of groups."""
+def prunable_weights(
+    groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]], shared: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, int]:
+    """Map each tensor, by its name in ``shared``, to its number of weights in rows or columns."""
     return {
         name: round((1.0 - math.prod(1.0 - share for share in on_axes)) * math.prod(shapes[name]))
-        for name, on_axes in _covered(groups, shapes).items()
+        for name, on_axes in _covered(groups, shapes, shared).items()
     }
 
 
-def _covered(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[float]]:
+def _covered(
+    groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]], shared: Mapping[str, str]
+) -> dict[str, list[float]]:
     """Map each tensor name to the share of positions that belong to a group, for each axis."""
     covered: dict[str, list[NDArray[np.bool_] | None]] = {}
     for group in groups.values():
         for axis in (*group.tied, *group.readers):
             shape = shapes[axis.parameter]
-            masks = covered.setdefault(axis.parameter, [None] * len(shape))
+            masks = covered.setdefault(shared.get(axis.parameter, axis.parameter), [None] * len(shape))
             mask = masks[axis.dim]
             if mask is None:
                 mask = masks[axis.dim] = np.zeros(shape[axis.dim], bool)

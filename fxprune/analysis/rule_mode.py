@@ -68,6 +68,9 @@ class RuleMode(MetaMode):
         from_parameters = entry.reads_weights is None and bool(labels) and all(x.from_parameters for x in labels)
         if entry.reads_weights is None and not is_parameter:
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
+        elif entry.reads_weights:  # a parameter in the place of an activation
+            given = [x for place, x in enumerate(call.args) if place not in entry.reads_weights]
+            call.tie(*(ids for x in tensors_in(given) if call.label(x).is_parameter for ids in call.axes(x)))
         constants = [label for label in labels if label.constant]
         reads = entry.reads_weights is not None and not _is_depthwise(call)
         if constants and (reads or _without_channels(call, operands)):

@@ -51,12 +51,13 @@ def float64_stands_in() -> Iterator[None]:
 
 @fx.node.has_side_effect
 def guard_dtype(value: torch.dtype, expected: torch.dtype, where: str) -> None:
-    """Check ``value == expected``, or that it is float64 in a comparison in float64.
+    """Check ``value == expected``, or that it is the double of it in a float64 comparison.
 
     Raises:
         SpecialisedError: the dtype differs.
     """
-    if not (_in_float64 and value == torch.float64 and expected.is_floating_point):
+    stands_in = torch.complex128 if expected.is_complex else torch.float64 if expected.is_floating_point else None
+    if not (_in_float64 and value == stands_in):
         guard_equal(value, expected, where)
 
 

@@ -83,11 +83,20 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         twin.__setstate__(state)
         return twin
     if not isinstance(module, torch.jit.ScriptModule):
-        for name, value in vars(module).items():  # its own copy finds the attributes in the memo
+        for name, value in _copied_attributes(module).items():  # its own copy finds them in the memo
             if name != "_graph":
                 copy_attribute(value, memo)
     copied: nn.Module = memo.get(id(module)) or copy.deepcopy(module, memo)
     return copied
+
+
+def _copied_attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes that a copy takes: for others the class pickles something else."""
+    state = None if hasattr(module, "__deepcopy__") else module.__getstate__()
+    found = vars(module)
+    if isinstance(state, dict):
+        found = {name: value for name, value in found.items() if any(value is each for each in state.values())}
+    return found
 
 
 @functools.cache

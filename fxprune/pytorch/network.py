@@ -45,7 +45,7 @@ def network_of(model: Any) -> nn.Module:
             "TorchScript holds compiled code whose layers have fixed widths: give the module from before "
             "`torch.jit.script` or `torch.jit.trace`, and script the narrow network."
         )
-    if isinstance(network, (nn.ModuleList, nn.ModuleDict)):
+    if type(network).forward is nn.Module.forward and "forward" not in vars(network):
         raise ModelError(f"{type(network).__name__} has no `forward`: give the network that calls its layers.")
     for name, module in network.named_modules():
         _check_layer(name or type(module).__name__, module)

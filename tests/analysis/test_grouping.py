@@ -192,6 +192,21 @@ def test_share_halved_counts_rows_and_columns():
     assert fxprune.couple(model, torch.zeros(2, 3)).share_halved == pytest.approx(left / (32 + 54 + 28), rel=1e-12)
 
 
+def test_a_weight_counts_that_the_model_first_names_elsewhere():
+    class Named(nn.Module):
+        def __init__(self, wide, narrow):
+            super().__init__()
+            self.inner = nn.Linear(wide, narrow)
+            self.weight, self.bias = self.inner.weight, self.inner.bias
+
+        def forward(self, x):
+            return self.inner(x)
+
+    plain, named = (nn.Sequential(kind(3, 8), nn.ReLU(), kind(8, 4)).eval() for kind in (nn.Linear, Named))
+    wanted, found = (fxprune.couple(model, torch.zeros(2, 3)) for model in (plain, named))
+    assert (found.share_prunable, found.share_halved) == (wanted.share_prunable, wanted.share_halved)
+
+
 def test_share_prunable_counts_rows_and_columns_once():
     model = Net(lambda s, x: s.head(s.a(x)), a=linear(3, 8, bias=False), head=linear(8, 4, bias=False))
     assert fxprune.couple(model, torch.zeros(2, 3)).share_prunable == 1.0

@@ -282,3 +282,14 @@ def test_a_function_given_to_pytorch_is_refused_in_one_sentence():
     net = Net(lambda s, x: torch.vmap(torch.sin)(s.a(x)), a=nn.Linear(3, 4))
     with pytest.raises(CaptureError, match=r"gives a function to PyTorch at .*test_capture\.py:\d+ .*vmap"):
         fxprune.couple(net, torch.zeros(2, 3))
+
+
+def test_a_layer_refuses_arguments_in_a_trace_as_in_a_call():
+    def forward(s, x):
+        try:
+            return s.head(s.a(x), scale=2.0)
+        except TypeError:
+            return s.head(s.a(x).relu())
+
+    network = Net(forward, a=linear(3, 8), head=linear(8, 4))
+    assert fxprune.plan(fxprune.couple(network, torch.zeros(2, 3))).widths == {"a.weight": (8, 4)}

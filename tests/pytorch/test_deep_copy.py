@@ -59,3 +59,31 @@ def test_what_a_call_kept_loses_its_history():
     twin = copy_module(wide)
     assert twin.kept[0].is_leaf
     assert torch.equal(twin.kept[0], wide.kept[0])
+
+
+class Coder:
+    """An object that nothing can copy."""
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("cannot pickle a coder")
+
+
+class Made(nn.Module):
+    """Pickles the name of its coder, and makes it again."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.coder = nn.Linear(2, 2), Coder()
+
+    def __getstate__(self):
+        return {**vars(self), "coder": "coder"}
+
+    def __setstate__(self, state):
+        vars(self).update(state, coder=Coder())
+
+
+def test_a_class_makes_again_what_cannot_be_copied():
+    wide = nn.Sequential(Made())
+    twin = clone_sharing(wide)
+    assert isinstance(twin[0].coder, Coder) and twin[0].coder is not wide[0].coder
+    assert twin[0].a.weight is wide[0].a.weight

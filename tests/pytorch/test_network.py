@@ -61,6 +61,17 @@ def test_the_module_of_an_exported_program_is_a_network():
     assert torch.allclose(fxprune.narrow(snapped, plan)(five), snapped(five), atol=1e-6)  # float32, sums of 72
 
 
+def test_a_container_with_a_forward_of_its_own_is_a_network():
+    class Chain(nn.ModuleDict):
+        def forward(self, x):
+            for layer in self.values():
+                x = layer(x)
+            return x
+
+    chain = Chain({"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3)}).eval()
+    assert fxprune.plan(fxprune.couple(chain, X)).widths == {"a.weight": (8, 4)}
+
+
 def test_sparse_tensors_are_refused():
     with pytest.raises(OptionError, match="the example inputs hold a sparse tensor"):
         fxprune.couple(net(), X.to_sparse())
@@ -119,6 +130,7 @@ REFUSED = {
     "name": (lambda: "resnet18", "`resnet18` is a name: .* `timm.create_model"),
     "class": (lambda: nn.ReLU, "`ReLU` is a class: give an instance"),
     "list": (lambda: nn.ModuleList([nn.ReLU()]), "ModuleList has no `forward`: give the network"),
+    "no code": (lambda: nn.Module(), "Module has no `forward`: give the network"),
     "nothing": (lambda: None, "a network is a `torch.nn.Module`, not NoneType"),
     "weights": (lambda: net().state_dict(), "a dict of weights has no layers"),
     "program": (lambda: torch.export.export(net(), (X,)), "an exported program .* give the module"),

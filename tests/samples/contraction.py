@@ -159,6 +159,8 @@ image("weight norm of a linear layer", lambda s, y: s.f(y.mean((2, 3)))[:, :, No
       out=5, f=parametrizations.weight_norm(linear(8, 5)))
 image("spectral norm", lambda s, y: s.c(y), {A: 8, "c.bias": 5, B: 6}, out=5,
       c=parametrizations.spectral_norm(conv(8, 5, 3)))
+image("spectral norm by a hook", lambda s, y: s.c(y), {A: 8, "c.bias": 5, B: 6}, out=5,
+      c=torch.nn.utils.spectral_norm(conv(8, 5, 3)))
 image("vectors multiplied", lambda s, y: y * torch.vdot(s.p, s.q), {"p": 8, A: 8, B: 6}, p=free(8), q=free(8))
 image("computed weight, stored one used too", lambda s, y: F.conv2d(y, s.w * 2) + F.conv2d(y.relu(), s.w),
       {"w": 5, B: 6}, out=5, w=free(5, 8, 1, 1), frozen=COMPUTED)
@@ -262,5 +264,7 @@ tokens("product of groups of columns", lambda s, y: F.grouped_mm(s.w, y.flatten(
        {A: 8, "w": 6}, out=6, w=free(2, 6, 8), frozen="rows or columns that offsets divide into groups")
 tokens("sums of groups", lambda s, y: F.grouped_mm(s.c(y).flatten(0, 1).T, y.flatten(0, 1), offs=_halves(y)).amax(1),
        {A: 8, "c.weight": 8}, c=linear(8, 8))
+image("a kernel that another one reads", lambda s, y: F.conv2d(y, s.w) + F.conv2d(s.w, s.k).mean(0),
+      {"w": 6, "w#2": 8, B: 6}, out=6, w=free(6, 8, 1, 1), k=free(6, 8, 1, 1))
 tokens("product of groups of one size", lambda s, y: F.grouped_mm(y.unflatten(-1, (2, 4)).flatten(0, 1).transpose(0, 1),
        s.w).transpose(0, 1).flatten(1)[None], {A: 4, "w": 6}, out=12, w=free(2, 4, 6))

@@ -11,6 +11,7 @@ import torch
 from helpers.hand_made import Plain, randomise
 from torch import nn
 
+import fxprune
 from fxprune.passes.verify.compare import verify
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -177,3 +178,22 @@ def test_tokens_without_numbers_weaken_the_proof_and_that_is_said():
     assert verify(table, table, index).notes == ()
     (note,) = verify(table, table, index.to("meta")).notes
     assert note.startswith("integers on the meta device are taken for zeros")
+
+
+def test_complex_numbers_that_a_network_asks_the_precision_of_are_compared():
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv1d(2, 8, 1), nn.Conv1d(8, 3, 1)
+
+        def forward(self, x):
+            x = torch.fft.rfft(self.a(x), dim=-1)
+            if x.dtype == torch.complex32:
+                x = x.to(torch.complex64)
+            return self.b(torch.fft.irfft(x * 2.0, dim=-1))
+
+    model, x = Spectral().eval(), torch.randn(2, 2, 8)
+    plan = fxprune.plan(fxprune.couple(model, x), keep=0.5)
+    snapped = fxprune.snap(model, plan)
+    report = fxprune.verify(snapped, fxprune.narrow(snapped, plan), x, tolerance=1e-5)  # sums in float32
+    assert report.passed, str(report)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from fxprune.arguments.guards import guard_equal, guard_tensor
 from fxprune.arguments.inputs import Inputs, names_by_place, tensors_of
 from fxprune.arguments.unfit import not_tensors
 from fxprune.errors import OptionError
-from fxprune.pytorch.torch_private import pytree
+from fxprune.pytorch.torch_private import hooks_of, pytree
 
 if TYPE_CHECKING:
     from .symbolic import SymbolicTracer
@@ -70,6 +71,12 @@ def arguments(
     default = () if gap > last else (None,)
     named = {name: _argument(tracer, name, value, default) for name, value in inputs.items() if name not in values}
     return positional, {**made, **named}
+
+
+def check_call(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise the TypeError of arguments that the ``forward`` of a layer does not take."""
+    if not hooks_of(layer) and not isinstance(layer, torch.jit.ScriptModule):  # a hook may change the arguments
+        inspect.signature(layer.forward).bind(*args, **kwargs)
 
 
 def _check_count(parameters: list[inspect.Parameter], given: int) -> None:

@@ -35,7 +35,7 @@ from .custom_functions import custom_functions_traced
 from .integers import sizes_recorded
 from .keys import of_model
 from .own_tensors import OwnTensor, own_tensors_recorded
-from .placeholders import arguments
+from .placeholders import arguments, check_call
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
 from .recorder import Recorder
 from .registered_functions import functions_traced
@@ -171,6 +171,8 @@ class SymbolicTracer(fx.Tracer):
         if m not in (self.submodule_paths or {}) and next(iter(m.state_dict()), None) is None:
             return forward(*args, **kwargs) if inner is None else inner(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
+        if self.keeps(m, self.inside[-1]):
+            check_call(m, args, kwargs)
         result = super().call_module(m, forward, args, kwargs) if inner is None else inner(*args, **kwargs)
         self.finished.append(self.inside.pop())
         return result
