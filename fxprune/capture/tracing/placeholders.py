@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -75,8 +76,15 @@ def arguments(
 
 def check_call(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise the TypeError of arguments that the ``forward`` of a layer does not take."""
-    if not hooks_of(layer) and not isinstance(layer, torch.jit.ScriptModule):  # a hook may change the arguments
+    if hooks_of(layer) or isinstance(layer, torch.jit.ScriptModule):  # a hook may change the arguments
+        return
+    if "forward" in vars(layer):
         inspect.signature(layer.forward).bind(*args, **kwargs)
+    else:
+        _signature(type(layer).forward).bind(layer, *args, **kwargs)
+
+
+_signature = functools.lru_cache(1000)(inspect.signature)
 
 
 def _check_count(parameters: list[inspect.Parameter], given: int) -> None:
