@@ -31,7 +31,7 @@ def test_a_chunk_tells_operators_and_rules():
     facts = told(Chunk(1, 3, 4))
     assert facts["failures"] == [] and facts["at"] == 3
     assert facts["counts"]["figures"]["networks"] == 3 and facts["counts"]["operations"]["stem"] == 3
-    assert facts["counts"]["rules"]["contraction.convolution"] and facts["counts"]["operators"]["convolution"]
+    assert facts["counts"]["rules"]["convolution.convolution"] and facts["counts"]["operators"]["convolution"]
     assert before == RULES
 
 

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 import fxprune
 from fxprune.analysis.call import Call
-from fxprune.analysis.rules import RULES, contraction, movement, normalise
+from fxprune.analysis.rules import RULES, convolution, movement, normalise
 from fxprune.analysis.rules.registry import Entry
 from fxprune.errors import NothingToPruneError
 from fxprune.passes.rewrite import calls as rewrite_calls
@@ -77,7 +77,7 @@ def untied_norm(call):
 def swapped_convolution(call):
     x, weight = call.args[:2]
     if weight.shape[0] != weight.shape[1]:
-        return contraction.convolution(call)
+        return convolution.convolution(call)
     rows = call.axes(weight)[1]
     call.read(call.unify(call.axes(weight)[0], call.axes(x)[1]))
     call.tie(rows)

@@ -1,8 +1,7 @@
 """One table of channel rules, with one family of operators per file."""
 
 from . import (
-    contraction,
-    grouped_products,
+    convolution,
     joining,
     matrices,
     movement,
@@ -10,6 +9,7 @@ from . import (
     places,
     pointwise,
     pool,
+    products,
     reduce,
     tables,
     view,

@@ -7,7 +7,7 @@ import torchvision.ops  # noqa: F401  (its operators exist once it is imported)
 
 from ..call import Call
 from ..channels import Axes, Ids
-from .contraction import read_by
+from .convolution import read_by
 from .pointwise import paired
 from .registry import rule
 

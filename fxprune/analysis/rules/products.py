@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..call import Call
 from ..channels import Axes
-from .contraction import contract, product, stored
+from .convolution import contract, product, stored
 from .registry import rule
 
 _IN_GROUPS = "rows or columns that offsets divide into groups"
