@@ -138,7 +138,7 @@ def _stay(base: fx.Node, site: Site, asked: Mapping[int, Any], before: range, af
 
 
 def _is_implied(site: Site, shape: Shape, asked: Mapping[int, Any], before: range, after: range) -> bool:
-    """Tell whether a side has as many positions at any input, since all others are fixed channels."""
+    """Tell whether a side has as many positions at any input: all others are fixed channels."""
     old = [_fixed_length(site, shape, d) for d in range(len(shape.sizes)) if d not in before]
     new = [_stated_length(site, asked, d) for d in range(len(site.value.sizes)) if d not in after]
     return None not in old and None not in new and math.prod(filter(None, old)) == math.prod(filter(None, new))

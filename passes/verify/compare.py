@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,7 +128,7 @@ def verify(
 
 
 class Answers:
-    """What a network returns for an example, and for repetitions of it; it runs once at each batch size.
+    """What a network returns for an example and its repetitions; it runs once for each.
 
     Attributes:
         module: the network.
@@ -140,7 +140,7 @@ class Answers:
         self.inputs = inputs
         self._known: dict[int, _Outcome] = {}
 
-    def at(self, sizes: Iterable[int]) -> dict[int, _Outcome]:
+    def at(self, sizes: Collection[int]) -> dict[int, _Outcome]:
         """Return the outputs, or the error, at batch sizes."""
         new = [size for size in sizes if size not in self._known]
         if new:

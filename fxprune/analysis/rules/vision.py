@@ -7,8 +7,8 @@ import torchvision.ops  # noqa: F401  (its operators exist once it is imported)
 
 from ..call import Call
 from ..channels import Axes, Ids
-from .convolution import read_by
 from .pointwise import paired
+from .products import read_by
 from .registry import rule
 
 
