@@ -252,6 +252,10 @@ FIGURES: dict[str, Callable[[], Numbers]] = {
         for name in ("resnet50", "vit_small_patch16_224")
         for runtime, batch in (("eager", 1), ("eager", 8), ("onnxruntime", 1))
     },
+    **{
+        f"by-hand {name} eager 1": partial(by_hand, name, "eager", 1)  # small layers, and many sizes
+        for name in ("mobilenetv3_small_100", "efficientnet_b0", "swin_tiny_patch4_window7_224")
+    },
     "command help": command,
 }
 
