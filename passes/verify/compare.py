@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,7 +128,7 @@ def verify(
 
 
 class Answers:
-    """What a network returns for an example and its repetitions; it runs once for each.
+    """What a network returns for an example and its repetitions.
 
     Attributes:
         module: the network.
@@ -140,11 +140,13 @@ class Answers:
         self.inputs = inputs
         self._known: dict[int, _Outcome] = {}
 
-    def at(self, sizes: Collection[int]) -> dict[int, _Outcome]:
-        """Return the outputs, or the error, at batch sizes."""
-        new = [size for size in sizes if size not in self._known]
-        if new:
-            self._known |= _run(self.module, {size: repeat_to(self.inputs, size) for size in new})
+    def at(self, sizes: Sequence[int]) -> dict[int, _Outcome]:
+        """Return the outputs, or the error, of calls at batch sizes in this order.
+
+        What a network keeps from one call to the next is as it is in any other network that is called so.
+        """
+        if list(self._known)[: len(sizes)] != list(sizes):
+            self._known = _run(self.module, {size: repeat_to(self.inputs, size) for size in sizes})
         return {size: self._known[size] for size in sizes}
 
 

@@ -258,7 +258,7 @@ net("grouped transposed convolution of an image", lambda s, x: s.head(s.b(s.a(x)
     b=conv(8, 6), head=linear(6, 4), frozen="grouped convolution of an input without channels")
 tokens("matrix by vector", lambda s, y: torch.mv(y[0], s.v)[None, :, None] + y, {A: 8}, fixed=True, v=free(8))
 net("experts of tokens", lambda s, x: s.head(_experts(s, s.a(x))), (torch.zeros(2, 5, 8),), (torch.zeros(3, 4, 8),),
-    {"up": 8, "down": 6}, a=linear(8, 6), r=linear(6, 3), up=free(3, 6, 8), down=free(3, 8, 6), head=linear(6, 4),
+    {"up": 8, "down": 8}, a=linear(8, 8), r=linear(8, 3), up=free(3, 8, 8), down=free(3, 8, 8), head=linear(8, 4),
     frozen="rows or columns that offsets divide into groups")
 tokens("product of groups of columns", lambda s, y: F.grouped_mm(s.w, y.flatten(0, 1).T, offs=_halves(y)).T[None],
        {A: 8, "w": 6}, out=6, w=free(2, 6, 8), frozen="rows or columns that offsets divide into groups")
@@ -267,4 +267,4 @@ tokens("sums of groups", lambda s, y: F.grouped_mm(s.c(y).flatten(0, 1).T, y.fla
 image("a kernel that another one reads", lambda s, y: F.conv2d(y, s.w) + F.conv2d(s.w, s.k).mean(0),
       {"w": 6, "w#2": 8, B: 6}, out=6, w=free(6, 8, 1, 1), k=free(6, 8, 1, 1))
 tokens("product of groups of one size", lambda s, y: F.grouped_mm(y.unflatten(-1, (2, 4)).flatten(0, 1).transpose(0, 1),
-       s.w).transpose(0, 1).flatten(1)[None], {A: 4, "w": 6}, out=12, w=free(2, 4, 6))
+       s.w).transpose(0, 1).flatten(1)[None], {A: 4, "w": 8}, out=16, w=free(2, 4, 8))
