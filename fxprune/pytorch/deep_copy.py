@@ -7,6 +7,7 @@ could copy.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import copyreg
 import functools
@@ -92,8 +93,9 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def _copied_attributes(module: nn.Module) -> dict[str, Any]:
     """Return the attributes that a copy takes: for others the class pickles something else."""
-    state = None if hasattr(module, "__deepcopy__") else module.__getstate__()
-    found = vars(module)
+    found, state = vars(module), None
+    with contextlib.suppress(Exception):  # a class may have other ways to be copied
+        state = None if hasattr(module, "__deepcopy__") else module.__getstate__()
     if isinstance(state, dict):
         found = {name: value for name, value in found.items() if any(value is each for each in state.values())}
     return found

@@ -51,19 +51,20 @@ class Values(Asking):
         sizes[0, 0], sizes[0, 1] = y.shape[2], y.shape[3]
         tokens = y.flatten(2).shape[2]
         torch._check_tensor_all_with(ValueError, sizes[:, 0] * sizes[:, 1] == tokens, lambda: "other sizes")
-        torch._check_tensor_all(y >= 0, lambda: "numbers below 0")
+        torch._check_tensor_all(y >= 0, lambda: f"numbers below 0 among {x.shape[0] * x.shape[3]}")
         return self.b(y).mean((2, 3))
 
 
 def test_checks_of_values_stay_in_the_graph(tmp_path):
     net = Values().eval()
     plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
-    assert plan.widths == {"a.weight": (8, 4)}
+    assert plan.widths == {"a.weight": (8, 4)} and str(plan.coupling.batch) == "any"
     snapped = fxprune.snap(net, plan)
     narrow, larger = fxprune.narrow(snapped, plan), torch.rand(3, 3, 9, 20)
     assert torch.allclose(narrow(larger), snapped(larger), atol=1e-6)
-    for network in (net, narrow):
-        with pytest.raises(RuntimeError, match="numbers below 0"):
+    where = r"the check at capture/test_wrapped_calls.py:\d+ fails"
+    for network, said in ((net, "numbers below 0 among"), (narrow, where)):
+        with pytest.raises(RuntimeError, match=said):
             network(X * torch.nan)
     fxprune.export_onnx(narrow, X, tmp_path / "narrow.onnx")
     fxprune.export_python(narrow, X, tmp_path / "narrow.py")

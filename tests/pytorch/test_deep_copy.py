@@ -87,3 +87,29 @@ def test_a_class_makes_again_what_cannot_be_copied():
     twin = clone_sharing(wide)
     assert isinstance(twin[0].coder, Coder) and twin[0].coder is not wide[0].coder
     assert twin[0].a.weight is wide[0].a.weight
+
+
+class Unpicklable(nn.Module):
+    """Says itself how it is copied, and is not to be pickled."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(2, 2)
+
+    def __getstate__(self):
+        raise TypeError("no state")
+
+    def __reduce_ex__(self, protocol):
+        return _made_with, (self.a,)
+
+
+def _made_with(layer):
+    made = Unpicklable()
+    made.a = layer
+    return made
+
+
+def test_a_class_without_a_state_is_copied_in_its_own_way():
+    wide = nn.Sequential(Unpicklable())
+    twin = clone_sharing(wide)
+    assert twin[0] is not wide[0] and twin[0].a is not wide[0].a and twin[0].a.weight is wide[0].a.weight

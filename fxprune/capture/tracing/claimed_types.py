@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from fxprune.pytorch.source import short
 from fxprune.pytorch.torch_private import CHECK_ALL_WITH, CHECK_WITH, assert_tensor, pytree
 
 from .own_tensors import OwnTensor
@@ -77,8 +78,7 @@ def types_claimed(kind: type) -> Iterator[None]:
 
     def all_checked(error: Any, condition: Any, message: Any = None) -> None:
         if issubclass(type(condition), kind):
-            text = message() if asked(message) else message
-            assert_tensor(condition.all(), str(text or "a check of the model fails"))
+            assert_tensor(condition.all(), _said(message))
         else:
             check_all(error, condition, message)
 
@@ -91,6 +91,15 @@ def types_claimed(kind: type) -> Iterator[None]:
         builtins.isinstance, builtins.callable = given, asked
         setattr(torch, CHECK_WITH, check)
         setattr(torch, CHECK_ALL_WITH, check_all)
+
+
+def _said(message: Any) -> str:
+    """Return the message of a check, or its line: a function that is called may read sizes, which guards them."""
+    if isinstance(message, str):
+        return message
+    code = getattr(message, "__code__", None)
+    where = f" at {short(code.co_filename)}:{code.co_firstlineno}" if code else ""
+    return f"the check{where} fails"
 
 
 def _is_of(value: ConcreteProxy | OwnTensor, kind: Any) -> bool:
