@@ -59,12 +59,13 @@ class OwnTensor(torch.Tensor):
 
 @contextlib.contextmanager
 def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[None]:
-    """Replace the parameters and buffers of a model that is traced by :class:`OwnTensor`.
+    """Replace the parameters and buffers of a model by :class:`OwnTensor` inside the block.
 
     Raises:
         TraceError: in the block, where the model computes with one of them that it holds elsewhere, as in a closure.
     """
     memo: dict[int, OwnTensor] = {}
+    replaced: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     for path, module in root.named_modules():
         for table in () if isinstance(module, torch.jit.ScriptModule) else tensor_tables(module):
             for name, tensor in table.items():
@@ -73,9 +74,15 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
                 if id(tensor) not in memo:
                     memo[id(tensor)] = _own(tensor, f"{path}.{name}" if path else name, tracer)
                 table[name] = memo[id(tensor)]
+                replaced.append((table, name, tensor))
                 tracer.held_elsewhere.setdefault(id(tensor), (tensor, memo[id(tensor)]))
     with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}):
-        yield
+        try:
+            yield
+        finally:  # what reads the module afterwards must record nothing
+            for table, name, tensor in replaced:
+                if table.get(name) is memo[id(tensor)]:
+                    table[name] = tensor
 
 
 class _Numbers(TorchDispatchMode):
