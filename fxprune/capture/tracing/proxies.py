@@ -17,6 +17,7 @@ from fxprune.pytorch.torch_private import pytree
 from .claimed_types import claims_type
 from .integers import TRUNC, recorded_method
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
+from .numpy_functions import called
 
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
@@ -102,6 +103,18 @@ class InPlaceProxy(fx.Proxy):
                 leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))  # type: ignore[attr-defined]
                 break
         return super().__torch_function__(recorded_method(orig_method), types, args, kwargs)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *given: Any, **options: Any) -> Any:
+        """Record a function of NumPy."""
+        return called(self, ufunc, method, given, options)
+
+    def number(self) -> Any:
+        """Return the number for the example, or None: it is a tensor, or not known."""
+        return None
+
+    def is_sequence(self) -> bool:
+        """Tell whether this is a shape."""
+        return is_shape(self.node)
 
     def sizes(self) -> Any:
         """Return what is no tensor as it is for the example, guarded; None for a tensor.
@@ -190,6 +203,15 @@ class ConcreteProxy(InPlaceProxy):
     def is_tensor(self) -> bool:
         """Tell whether this is a tensor."""
         return isinstance(self._value(), torch.Tensor)
+
+    def number(self) -> Any:
+        """Return the number for the example, or None: it is no number."""
+        value = self._value()
+        return value if type(value) in (int, float) else None
+
+    def is_sequence(self) -> bool:
+        """Tell whether this is a shape, or another sequence."""
+        return isinstance(self._value(), (tuple, list))
 
     def __getattr__(self, k: str) -> Any:
         value = self.tracer.value(self.node)
