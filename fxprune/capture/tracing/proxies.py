@@ -30,6 +30,8 @@ _IN_PLACE = {
 _READS = {dis.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD") if name in dis.opmap}
 _UNPACKS, _EXTENDS = dis.opmap["UNPACK_SEQUENCE"], dis.opmap["EXTENDED_ARG"]
 _SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
+# How torch.fx holds the lists and dicts among the arguments of a node.
+_CONTAINERS = fx.immutable_collections.immutable_list, fx.immutable_collections.immutable_dict
 _KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
 
 
@@ -253,6 +255,10 @@ class ConcreteProxy(InPlaceProxy):
         return float(self.tracer.decide(self, float))
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(self._value(), _CONTAINERS):
+            error = fx.proxy.TraceError("the model writes into a list or dict that a layer returns as it was given")
+            error.add_note("Write into a copy: `x = list(x)` or `x = dict(x)` before the line.")
+            raise self.tracer.refusal(error)
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __contains__(self, item: Any) -> bool:
