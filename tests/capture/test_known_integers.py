@@ -57,5 +57,27 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_other_integers_are_refused(name):
-    with pytest.raises(CaptureError, match="values of a tensor|something else"):
+    with pytest.raises(CaptureError, match=r"values of a tensor|after it wrote"):
         capture(Small(UNKNOWN[name]).eval(), (IMAGES,), ways=["symbolic", "concrete"])
+
+
+@pytest.mark.parametrize("where", [{}, {"device": "x"}], ids=["at once", "on the device"])
+def test_a_number_of_a_tensor_that_a_size_was_written_into_is_refused(where):
+    def stale(s, y):
+        places = torch.tensor([2, 0], **({"device": y.device} if where else {}))
+        places[0] = y.shape[0]  # as many as the tensor had there
+        return y * int(places[0])
+
+    with pytest.raises(CaptureError, match="after it wrote computed ones into it"):
+        capture(Small(stale).eval(), (IMAGES,), ways=["symbolic", "concrete"])
+
+
+def test_a_tensor_that_is_filled_bit_by_bit_is_read_by_the_graph():
+    def filled(s, y):
+        sums = torch.zeros(2)
+        sums[0], sums[1] = y.sum(), y.shape[0]
+        return y * sums.mean()
+
+    model = Small(filled).eval()
+    graph = capture(model, (IMAGES,))
+    torch.testing.assert_close(graph(IMAGES), model(IMAGES))

@@ -12,6 +12,7 @@ from helpers.middle import IMAGES, Small
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture import capture
 
+
 class Whole(Small):
     """A network in whose module ``int`` is recorded."""
 

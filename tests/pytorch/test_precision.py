@@ -9,8 +9,8 @@ from samples import conv
 from torch import nn
 
 import fxprune
-from fxprune.pytorch.precision import PromoteMixed
 from fxprune.passes.verify.float64 import KeepFloat64
+from fxprune.pytorch.precision import PromoteMixed
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -1,4 +1,4 @@
-"""Integers in tensors that are made of constants alone are known while a model is traced, as a permutation."""
+"""Integers in tensors made of constants alone are known in a trace, as a permutation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.
 
 
 def known(tracer: ConcreteTracer, node: fx.Node) -> torch.Tensor | None:
-    """Return the integers of a tensor that depends on no input, size or stored tensor; else None."""
+    """Return the integers of a tensor made of constants; None: of inputs, sizes or stored ones."""
     value = tracer.value(node)
     if not isinstance(value, torch.Tensor) or value.dtype not in _INTEGERS:
         return None
@@ -74,7 +74,8 @@ def take_numbers_first() -> tuple[str, ...]:
     """
     found = []
     for name in dir(torch):
-        packet = getattr(torch.ops.aten, name, None) if isinstance(getattr(torch, name), types.BuiltinFunctionType) else None
+        is_operator = isinstance(getattr(torch, name), types.BuiltinFunctionType)
+        packet = getattr(torch.ops.aten, name, None) if is_operator else None
         firsts = [op_arguments(getattr(packet, each))[:1] for each in packet.overloads()] if packet else []
         if {"number", "Tensor"} <= {str(argument.type) for first in firsts for argument in first}:
             found.append(name)

@@ -25,7 +25,7 @@ _OPERATORS = frozenset({
 
 
 def called(proxy: Any, ufunc: np.ufunc, method: str, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Return what a function of NumPy makes of numbers that are traced; other values are objects to it."""
+    """Return what a function of NumPy makes of traced numbers; others are objects to it."""
     plain = method == "__call__" and not options and ufunc not in _OPERATORS
     if plain and all(isinstance(each, (int, float)) for each in given if not issubclass(type(each), fx.Proxy)):
         numbers = [each.number() if issubclass(type(each), fx.Proxy) else each for each in given]

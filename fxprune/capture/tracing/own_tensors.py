@@ -15,7 +15,14 @@ import torch
 from torch import fx, nn
 
 from fxprune.pytorch.source import is_tracing_code
-from fxprune.pytorch.torch_private import TorchDispatchMode, functions_undisturbed, pytree, storage_id, tensor_tables
+from fxprune.pytorch.torch_private import (
+    TorchDispatchMode,
+    functions_undisturbed,
+    makes_storage,
+    pytree,
+    storage_id,
+    tensor_tables,
+)
 
 if TYPE_CHECKING:
     from .symbolic import SymbolicTracer
@@ -93,13 +100,20 @@ class _Numbers(TorchDispatchMode):
         self._tracer, self._stored = tracer, stored
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self._tracer.modes.paused and any(map(self._is_stored, pytree.tree_leaves((args, kwargs)))):
+        leaves = pytree.tree_leaves((args, kwargs)) if not self._tracer.modes.paused else []
+        if any(self._is_in(self._stored, leaf) for leaf in leaves):
             raise fx.proxy.TraceError("the model computes with a tensor of its own that it does not read by its name")
+        written = {storage_id(each) for each in self._tracer.written}
+        if written and makes_storage(func) and any(self._is_in(written, leaf) for leaf in leaves):
+            error = fx.proxy.TraceError("the model reads numbers of a tensor after it wrote computed ones into it")
+            error.add_note("Make the tensor of all its numbers at once.")
+            raise self._tracer.refusal(error)
         return func(*args, **(kwargs or {}))
 
-    def _is_stored(self, value: Any) -> bool:
+    @staticmethod
+    def _is_in(storages: set[int], value: Any) -> bool:
         strided = isinstance(value, torch.Tensor) and value.layout == torch.strided
-        return strided and storage_id(value) in self._stored
+        return strided and storage_id(value) in storages
 
 
 def _own(tensor: torch.Tensor, name: str, tracer: SymbolicTracer) -> OwnTensor:

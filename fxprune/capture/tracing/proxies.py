@@ -103,6 +103,8 @@ class InPlaceProxy(fx.Proxy):
         for leaf in pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, InPlaceProxy):
                 leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))  # type: ignore[attr-defined]
+                if args and type(args[0]) is torch.Tensor and _writes(orig_method):
+                    leaf.tracer.written.append(args[0])  # type: ignore[attr-defined]
                 break
         return super().__torch_function__(recorded_method(orig_method), types, args, kwargs)
 
@@ -176,6 +178,11 @@ def is_shape(node: fx.Node) -> bool:
     if node.target is operator.getitem and isinstance(node.args[1], slice):
         return isinstance(node.args[0], fx.Node) and is_shape(node.args[0])
     return node.target is getattr and str(node.args[1]) == "shape"
+
+
+def _writes(function: Any) -> bool:
+    name: str = getattr(function, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _is_size(node: fx.Node) -> bool:

@@ -86,6 +86,7 @@ class SymbolicTracer(fx.Tracer):
         self.tensor_arguments: dict[fx.Node, str] = {}
         # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
         self.overwritten: dict[str, Any] = {}
+        self.written: list[torch.Tensor] = []  # plain tensors into which the model writes what is traced
 
     def again(self, root: nn.Module) -> SymbolicTracer:
         """Make a tracer like this one, for another copy of the model."""
