@@ -76,7 +76,7 @@ def _grouped_product(
 
 
 def mixed(args: Any, kwargs: Any) -> bool:
-    """Tell whether the arguments mix tensors in float64 or complex128 with tensors of lower precision."""
+    """Tell whether tensors in float64 or complex128 meet tensors of lower precision."""
     found = dtypes_of((*args, *kwargs.values()))
     return not found.isdisjoint(DOUBLE) and not found.isdisjoint(DOUBLED)
 

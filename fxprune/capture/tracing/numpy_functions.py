@@ -50,11 +50,7 @@ def _decided(value: Any) -> Any:
 
 def _as_objects(proxy: Any) -> Any:
     """Make an array that holds a proxy, or each size of a shape."""
-    if not proxy.is_sequence():
-        array = np.empty((), dtype=object)
-        array[()] = proxy
-        return array
-    items = [*proxy]
+    items = [*proxy] if proxy.is_sequence() else [proxy]
     array = np.empty(len(items), dtype=object)
     array[:] = items
-    return array
+    return array if proxy.is_sequence() else array.reshape(())
