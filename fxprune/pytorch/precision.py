@@ -14,7 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.pytorch.torch_private import GROUPED_MM, TorchDispatchMode, pytree
 
-LOWER = (torch.float32, torch.float16, torch.bfloat16)
+DOUBLE = frozenset({torch.float64, torch.complex128})
+# Lower precision -> the one of a network in float64.
+DOUBLED = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64) | dict.fromkeys(
+    (torch.complex64, torch.complex32), torch.complex128
+)
 
 
 class PromoteMixed(TorchFunctionMode):
@@ -72,9 +76,9 @@ def _grouped_product(
 
 
 def mixed(args: Any, kwargs: Any) -> bool:
-    """Tell whether the arguments mix float64 tensors with tensors of lower precision."""
+    """Tell whether tensors in float64 or complex128 meet tensors of lower precision."""
     found = dtypes_of((*args, *kwargs.values()))
-    return torch.float64 in found and not found.isdisjoint(LOWER)
+    return not found.isdisjoint(DOUBLE) and not found.isdisjoint(DOUBLED)
 
 
 def dtypes_of(values: Iterable[Any]) -> set[torch.dtype]:
@@ -89,8 +93,8 @@ def dtypes_of(values: Iterable[Any]) -> set[torch.dtype]:
 
 
 def promoted(args: Any, kwargs: Any) -> Any:
-    """Convert the tensors of lower precision among the arguments to float64."""
-    return pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype in LOWER else x, (args, kwargs))
+    """Convert the tensors of lower precision among the arguments to float64 or complex128."""
+    return pytree.tree_map_only(torch.Tensor, lambda x: x.to(DOUBLED.get(x.dtype, x.dtype)), (args, kwargs))
 
 
 def to_float64(tensor: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:

@@ -24,7 +24,7 @@ from fxprune.errors import CustomGradientWarning, OptionError, UnequalClustersWa
 from fxprune.latencies import LatencyTable, macs_of_one
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.options import RUNTIMES
-from fxprune.passes.planning import narrowest, plan, widths_near
+from fxprune.passes.planning import as_share, narrowest, plan, widths_near
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.verify import as_inputs, random_batch
 from fxprune.plans import Plan
@@ -86,6 +86,7 @@ def latency_table(
         raise OptionError(f"`batch` must be 1 or more, not {batch}.")
     if not coupling.batch.holds(batch):
         raise OptionError(f"the batch of the network is {coupling.batch}, since {coupling.batch.why}; not {batch}.")
+    goal = None if goal is None else as_share("goal", goal)
     phase("time", "the network and narrow copies")
     chosen = select(coupling, only=only, freeze=freeze, internal_only=internal_only)
     smallest = plan(coupling, widths=narrowest(coupling, round_to, chosen), method="even")

@@ -7,4 +7,4 @@ from .multiples import odd_in_words, odd_widths
 from .plan import plan
 from .stages import REMOVED, compose, stage_plan, stage_shares, stage_widths
 from .units import Unit, units_of
-from .widths import check_share, excess, narrowest, refined, widths_for, widths_near
+from .widths import as_share, excess, narrowest, refined, widths_for, widths_near

@@ -22,7 +22,7 @@ from .features import activations, features, inner_products
 from .kmeans import balanced_kmeans, kmeans, needs_products_only, weighted_kmeans
 from .multiples import warn_of_odd_widths
 from .pairwise import Labels, Points, balanced_clusters, pairwise_clusters
-from .widths import Budget, check_near, check_share, widths_for, widths_given, widths_in_time, widths_within
+from .widths import Budget, as_share, check_near, widths_for, widths_given, widths_in_time, widths_within
 
 
 def plan(
@@ -116,7 +116,7 @@ def plan(
         if value is not None and latency is None:
             raise OptionError(f"`{name}` is for a budget of time: give `latency`.")
     if latency is not None:
-        check_share("latency", latency)
+        latency = as_share("latency", latency)
         which = {"only": only, "freeze": freeze, "internal_only": internal_only}
         table = _times(coupling, latency, round_to, selected, timing, which)
         after, how = widths_in_time(coupling, table, latency, round_to, selected)
@@ -172,6 +172,7 @@ def _widths(
     if wish == "widths":
         return widths_given(coupling, value), "widths given"
     if wish == "keep":
+        value = as_share("keep", value)
         after = widths_for(coupling, value, round_to, selected)
         check_near(coupling, value, after, round_to)
         return after, f"keep {value:g}"

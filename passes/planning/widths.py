@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +46,7 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set
         NothingToPruneError: the coupling has no groups.
         OptionError: ``keep`` or ``round_to`` outside its range.
     """
-    check_share("keep", keep)
-    return _widths_at(units_of(coupling, round_to, selected), keep)
+    return _widths_at(units_of(coupling, round_to, selected), as_share("keep", keep))
 
 
 def check_near(coupling: Coupling, keep: float, widths: Mapping[str, int], round_to: int) -> None:
@@ -78,7 +78,7 @@ def widths_within(
         NothingToPruneError: the coupling has no groups.
         OptionError: ``share`` or ``round_to`` outside its range, or the nearest reachable share is off by a quarter.
     """
-    check_share(budget, share)
+    share = as_share(budget, share)
     units = units_of(coupling, round_to, selected)
     above = excess(coupling, cost_terms(coupling, budget).by_group(coupling), budget, share)
     return refined(units, _with_one_keep(units, above, WITHIN * share), above, budget, share)
@@ -113,7 +113,7 @@ def widths_in_time(
         OptionError: ``share`` or ``round_to`` outside its range; the table has no time so short; or the nearest
             reachable time is off by a quarter, or that of the wide network.
     """
-    check_share("latency", share)
+    share = as_share("latency", share)
     units = units_of(coupling, round_to, selected)
     macs_of = excess(coupling, cost_terms(coupling, "macs").by_group(coupling), "macs", 0.0)
     widths = widths_near(coupling, table.macs_for(share), round_to, selected)
@@ -248,10 +248,11 @@ def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int
     return given
 
 
-def check_share(name: str, share: float) -> None:
-    """Raise OptionError unless a share is a number above 0 and up to 1."""
-    if isinstance(share, bool) or not isinstance(share, Real) or not 0.0 < share <= 1.0:
+def as_share(name: str, share: Any) -> float:
+    """Return a real number above 0 and up to 1 as a float; raise OptionError for others."""
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0.0 < float(share) <= 1.0:
         raise OptionError(f"`{name}` is a share above 0 and up to 1, not {share!r}.")
+    return float(share)
 
 
 def _widths_at(units: Sequence[Unit], keep: float) -> dict[str, int]:

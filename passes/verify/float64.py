@@ -14,7 +14,7 @@ from torch import nn
 
 from fxprune.arguments.guards import float64_stands_in
 from fxprune.pytorch.modules import map_tensors
-from fxprune.pytorch.precision import LOWER, MixingMode, dtypes_of, promoted, to_float64
+from fxprune.pytorch.precision import DOUBLE, DOUBLED, MixingMode, dtypes_of, promoted, to_float64
 from fxprune.pytorch.torch_private import is_mutable
 
 
@@ -41,10 +41,10 @@ class KeepFloat64(MixingMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         found = dtypes_of((*args, *kwargs.values()))
-        if torch.float64 in found:
-            if kwargs.get("dtype") in LOWER:
-                kwargs["dtype"] = torch.float64
-            if not found.isdisjoint(LOWER) and not is_mutable(func):
+        if not found.isdisjoint(DOUBLE):
+            if (dtype := kwargs.get("dtype")) in DOUBLED:
+                kwargs["dtype"] = DOUBLED[dtype]
+            if not found.isdisjoint(DOUBLED) and not is_mutable(func):
                 args, kwargs = promoted(args, kwargs)
         return func(*args, **kwargs)
 

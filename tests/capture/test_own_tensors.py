@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture import capture
+from fxprune.capture.tracing.symbolic import SymbolicTracer
 from fxprune.errors import CaptureError, NothingToPruneError
 
 READS = {
@@ -52,6 +54,19 @@ def test_what_is_computed_from_a_parameter_follows_it(name):
     with torch.no_grad():
         READS[name](model).mul_(3.0)
         torch.testing.assert_close(graph(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_a_trace_a_model_has_its_own_tensors_again(fails):
+    def middle(s, y):
+        return y * s.b.weight.sum() if not fails or y.shape[0] > 5 else None
+
+    model = Small(middle).eval()
+    held = dict(model.named_parameters())
+    with pytest.raises(Exception, match="control flow") if fails else contextlib.nullcontext():
+        SymbolicTracer((IMAGES,)).trace(model)
+    assert all(each is held[name] for name, each in model.named_parameters())
+    assert all(type(each) in (nn.Parameter, torch.Tensor) for each in model.state_dict(keep_vars=True).values())
 
 
 COPIES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from helpers.tower import tower
@@ -153,3 +154,8 @@ def test_a_damaged_table_is_one_error(coupling, tmp_path, changes, says):
     (tmp_path / "t.json").write_text(json.dumps(value | changes))
     with pytest.raises(OptionError, match=says):
         LatencyTable.read(tmp_path / "t.json")
+
+
+def test_the_share_of_the_time_is_any_real_number(coupling):
+    plans = [fxprune.plan(coupling, latency=each, latency_table=table_for(coupling)) for each in (Fraction(1, 2), 0.5)]
+    assert plans[0] == plans[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -253,6 +254,13 @@ WRONG = {
     "round to 0": (FREE, {"round_to": 0}, OptionError, "`round_to` must be 1 or more, not 0"),
     "method": (FREE, {"method": "kmean"}, OptionError, "no method `kmean`; take one of kmeans, even, imbalanced"),
 }
+
+
+@pytest.mark.parametrize("share", [Fraction(1, 2), np.float32(0.5), np.float64(0.5)], ids=repr)
+@pytest.mark.parametrize("option", ["keep", "macs", "params"])
+def test_a_share_is_any_real_number(option, share):
+    _model, coupling = tower(3, *FREE, 2)
+    assert plan(coupling, **{option: share}) == plan(coupling, **{option: 0.5})
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -9,6 +9,7 @@ from samples import conv
 from torch import nn
 
 import fxprune
+from fxprune.passes.verify.float64 import KeepFloat64
 from fxprune.pytorch.precision import PromoteMixed
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -36,6 +37,33 @@ def test_coordinates_in_float32_are_read_by_weights_in_float64(tmp_path):
     model = Coordinates().eval()
     narrow = narrow_unequal(model, fxprune.plan(fxprune.couple(model, X), keep=0.5))
     assert fxprune.export_onnx(narrow, X, tmp_path / "net.onnx").max_rel_error < 1e-5  # float32
+
+
+class Spectrum(nn.Module):
+    """Complex weights that are made in complex64, whatever the precision of what they meet."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 8), conv(8, 4)
+
+    def forward(self, x):
+        phases = torch.polar(torch.ones(5, 5), torch.arange(25.0).view(5, 5) / 7)
+        modes = torch.einsum("nchw,wv->nchv", torch.fft.rfft2(self.a(x)), phases)
+        return self.b(torch.fft.irfft2(modes, s=x.shape[-2:]))
+
+
+def test_complex_numbers_of_two_precisions_meet_in_the_higher_one():
+    with pytest.raises(RuntimeError, match="ComplexFloat"):  # PyTorch alone refuses
+        Spectrum().double()(X.double())
+    proof = fxprune.prove(Spectrum(), X)
+    assert proof.passed, str(proof)
+
+
+@pytest.mark.parametrize("cast", [lambda z: z.to(torch.complex64), lambda z: z.real.to(torch.complex64)])
+def test_no_cast_to_complex64_rounds_a_float64_computation(cast):
+    x = torch.randn(3, dtype=torch.complex128)
+    with KeepFloat64():
+        assert cast(x).dtype == torch.complex128
 
 
 @pytest.mark.parametrize(

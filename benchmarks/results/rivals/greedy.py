@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fxprune.costs import Budget, CostTerms, cost, cost_terms
 from fxprune.coupling import Coupling, Group
-from fxprune.passes.planning import Unit, check_share, excess, features, refined, units_of
+from fxprune.passes.planning import Unit, as_share, excess, features, refined, units_of
 
 Curve = Callable[[Coupling, Group], NDArray[np.float64]]
 
@@ -31,7 +31,7 @@ def widths_by_loss(
         NothingToPruneError: the coupling has no groups.
         OptionError: ``share`` outside its range.
     """
-    check_share(budget, share)
+    share = as_share(budget, share)
     units = units_of(coupling, round_to=1)
     total: int = getattr(cost(coupling), budget)
     terms = cost_terms(coupling, budget).by_group(coupling)

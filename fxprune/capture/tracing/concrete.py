@@ -11,7 +11,7 @@ import functools
 import operator
 import sys
 from collections.abc import Callable, Iterator
-from types import BuiltinFunctionType, FrameType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -23,10 +23,11 @@ from fxprune.pytorch.meta.constants import Picks
 from fxprune.pytorch.modes import QUESTIONS, is_mode
 from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
 from fxprune.pytorch.source import line_of
-from fxprune.pytorch.torch_private import attribute_of, functions_undisturbed, newest_node, op_arguments, pytree
+from fxprune.pytorch.torch_private import attribute_of, functions_undisturbed, newest_node, pytree
 
 from .integers import integers_recorded
 from .keys import SizeAsKey
+from .known import as_number, known, take_numbers_first, with_numbers
 from .proxies import ConcreteProxy, ConcreteShape
 from .symbolic import CallSite, SymbolicTracer
 
@@ -83,6 +84,9 @@ class ConcreteTracer(SymbolicTracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation and run it on the meta device."""
+        if target in ("item", "tolist") and (found := known(self, args[0].node)) is not None:
+            return found.tolist()
+        args = with_numbers(self, target, args) if kind in ("call_method", "call_function") else args
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **options)
         if isinstance(proxy, fx.Proxy):
             self.value(proxy.node)
@@ -154,6 +158,8 @@ class ConcreteTracer(SymbolicTracer):
         Raises:
             TraceError: the value depends on data.
         """
+        if (constant := as_number(self, proxy.node)) is not None:
+            return kind(constant)
         value = self.value(proxy.node)
         if isinstance(value, torch.Tensor) or self._hangs_on_picks(proxy.node, kind):
             raise self.refusal(fx.proxy.TraceError("control flow depends on the values of a tensor"))
@@ -257,21 +263,6 @@ def _place_of(frame: FrameType) -> CallSite:
     return frame, frame.f_lasti
 
 
-@functools.cache
-def _take_numbers_first() -> tuple[str, ...]:
-    """Name the functions that take a tensor or a number first, as ``pow``.
-
-    Their parser crashes on a proxy.
-    """
-    found = []
-    for name in dir(torch):
-        packet = getattr(torch.ops.aten, name, None) if isinstance(getattr(torch, name), BuiltinFunctionType) else None
-        firsts = [op_arguments(getattr(packet, each))[:1] for each in packet.overloads()] if packet else []
-        if {"number", "Tensor"} <= {str(argument.type) for first in firsts for argument in first}:
-            found.append(name)
-    return tuple(found)
-
-
 @contextlib.contextmanager
 def _calls_recorded(tracer: ConcreteTracer) -> Iterator[None]:
     """Record calls that make a tensor from sizes, or whose parser takes proxies for tensors.
@@ -288,7 +279,7 @@ def _calls_recorded(tracer: ConcreteTracer) -> Iterator[None]:
 
         return call
 
-    originals = {name: getattr(torch, name) for name in (*_FACTORIES, *_take_numbers_first())}
+    originals = {name: getattr(torch, name) for name in (*_FACTORIES, *take_numbers_first())}
     for name, function in originals.items():
         setattr(torch, name, recorded(function))
     try:

@@ -15,7 +15,14 @@ import torch
 from torch import fx, nn
 
 from fxprune.pytorch.source import is_tracing_code
-from fxprune.pytorch.torch_private import TorchDispatchMode, functions_undisturbed, pytree, storage_id, tensor_tables
+from fxprune.pytorch.torch_private import (
+    TorchDispatchMode,
+    functions_undisturbed,
+    makes_storage,
+    pytree,
+    storage_id,
+    tensor_tables,
+)
 
 if TYPE_CHECKING:
     from .symbolic import SymbolicTracer
@@ -59,12 +66,13 @@ class OwnTensor(torch.Tensor):
 
 @contextlib.contextmanager
 def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[None]:
-    """Replace the parameters and buffers of a model that is traced by :class:`OwnTensor`.
+    """Replace the parameters and buffers of a model by :class:`OwnTensor` inside the block.
 
     Raises:
         TraceError: in the block, where the model computes with one of them that it holds elsewhere, as in a closure.
     """
     memo: dict[int, OwnTensor] = {}
+    replaced: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     for path, module in root.named_modules():
         for table in () if isinstance(module, torch.jit.ScriptModule) else tensor_tables(module):
             for name, tensor in table.items():
@@ -73,9 +81,15 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
                 if id(tensor) not in memo:
                     memo[id(tensor)] = _own(tensor, f"{path}.{name}" if path else name, tracer)
                 table[name] = memo[id(tensor)]
+                replaced.append((table, name, tensor))
                 tracer.held_elsewhere.setdefault(id(tensor), (tensor, memo[id(tensor)]))
     with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}):
-        yield
+        try:
+            yield
+        finally:  # what reads the module afterwards must record nothing
+            for table, name, tensor in replaced:
+                if table.get(name) is memo[id(tensor)]:
+                    table[name] = tensor
 
 
 class _Numbers(TorchDispatchMode):
@@ -86,13 +100,20 @@ class _Numbers(TorchDispatchMode):
         self._tracer, self._stored = tracer, stored
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self._tracer.modes.paused and any(map(self._is_stored, pytree.tree_leaves((args, kwargs)))):
+        leaves = pytree.tree_leaves((args, kwargs)) if not self._tracer.modes.paused else []
+        if any(self._is_in(self._stored, leaf) for leaf in leaves):
             raise fx.proxy.TraceError("the model computes with a tensor of its own that it does not read by its name")
+        written = {storage_id(each) for each in self._tracer.written}
+        if written and makes_storage(func) and any(self._is_in(written, leaf) for leaf in leaves):
+            error = fx.proxy.TraceError("the model reads numbers of a tensor after it wrote computed ones into it")
+            error.add_note("Make the tensor of all its numbers at once.")
+            raise self._tracer.refusal(error)
         return func(*args, **(kwargs or {}))
 
-    def _is_stored(self, value: Any) -> bool:
+    @staticmethod
+    def _is_in(storages: set[int], value: Any) -> bool:
         strided = isinstance(value, torch.Tensor) and value.layout == torch.strided
-        return strided and storage_id(value) in self._stored
+        return strided and storage_id(value) in storages
 
 
 def _own(tensor: torch.Tensor, name: str, tracer: SymbolicTracer) -> OwnTensor:

@@ -17,6 +17,7 @@ from fxprune.pytorch.torch_private import pytree
 from .claimed_types import claims_type
 from .integers import TRUNC, recorded_method
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
+from .numpy_functions import called
 
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
@@ -29,6 +30,8 @@ _IN_PLACE = {
 _READS = {dis.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD") if name in dis.opmap}
 _UNPACKS, _EXTENDS = dis.opmap["UNPACK_SEQUENCE"], dis.opmap["EXTENDED_ARG"]
 _SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
+# How torch.fx holds the lists and dicts among the arguments of a node.
+_CONTAINERS = fx.immutable_collections.immutable_list, fx.immutable_collections.immutable_dict
 _KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
 
 
@@ -100,8 +103,22 @@ class InPlaceProxy(fx.Proxy):
         for leaf in pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, InPlaceProxy):
                 leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))  # type: ignore[attr-defined]
+                if args and type(args[0]) is torch.Tensor and _writes(orig_method):
+                    leaf.tracer.written.append(args[0])  # type: ignore[attr-defined]
                 break
         return super().__torch_function__(recorded_method(orig_method), types, args, kwargs)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *given: Any, **options: Any) -> Any:
+        """Record a function of NumPy."""
+        return called(self, ufunc, method, given, options)
+
+    def number(self) -> Any:
+        """Return the number for the example, or None: it is a tensor, or not known."""
+        return None
+
+    def is_sequence(self) -> bool:
+        """Tell whether this is a shape."""
+        return is_shape(self.node)
 
     def sizes(self) -> Any:
         """Return what is no tensor as it is for the example, guarded; None for a tensor.
@@ -163,6 +180,11 @@ def is_shape(node: fx.Node) -> bool:
     return node.target is getattr and str(node.args[1]) == "shape"
 
 
+def _writes(function: Any) -> bool:
+    name: str = getattr(function, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
 def _is_size(node: fx.Node) -> bool:
     if node.op == "call_method" or node.target is getattr:
         return (node.target if node.op == "call_method" else node.args[1]) in _SIZES
@@ -190,6 +212,15 @@ class ConcreteProxy(InPlaceProxy):
     def is_tensor(self) -> bool:
         """Tell whether this is a tensor."""
         return isinstance(self._value(), torch.Tensor)
+
+    def number(self) -> Any:
+        """Return the number for the example, or None: it is no number."""
+        value = self._value()
+        return value if type(value) in (int, float) else None
+
+    def is_sequence(self) -> bool:
+        """Tell whether this is a shape, or another sequence."""
+        return isinstance(self._value(), (tuple, list))
 
     def __getattr__(self, k: str) -> Any:
         value = self.tracer.value(self.node)
@@ -231,6 +262,10 @@ class ConcreteProxy(InPlaceProxy):
         return float(self.tracer.decide(self, float))
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(self._value(), _CONTAINERS):
+            error = fx.proxy.TraceError("the model writes into a list or dict that a layer returns as it was given")
+            error.add_note("Write into a copy: `x = list(x)` or `x = dict(x)` before the line.")
+            raise self.tracer.refusal(error)
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __contains__(self, item: Any) -> bool:

@@ -86,6 +86,7 @@ class SymbolicTracer(fx.Tracer):
         self.tensor_arguments: dict[fx.Node, str] = {}
         # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
         self.overwritten: dict[str, Any] = {}
+        self.written: list[torch.Tensor] = []  # plain tensors into which the model writes what is traced
 
     def again(self, root: nn.Module) -> SymbolicTracer:
         """Make a tracer like this one, for another copy of the model."""
@@ -167,6 +168,8 @@ class SymbolicTracer(fx.Tracer):
 
         A module without tensors that is not in the tree, as an activation made by the call, is its operations.
         """
+        if type(m) is nn.Identity and [*map(type, args)] in ([list], [dict]) and not hooks_of(m):
+            return args[0]  # the model may write into it
         inner = decomposition_for(m, args, kwargs)
         if m not in (self.submodule_paths or {}) and next(iter(m.state_dict()), None) is None:
             return forward(*args, **kwargs) if inner is None else inner(*args, **kwargs)
@@ -188,8 +191,7 @@ class SymbolicTracer(fx.Tracer):
         if dataclasses.is_dataclass(a) and not isinstance(a, type):  # as the outputs of `transformers`
             given = {each.name: getattr(a, each.name) for each in dataclasses.fields(a) if each.init}
             return self.create_proxy("call_function", type(a), (), given).node
-        if isinstance(a, defaultdict):  # what it makes of a missing key is no output
-            a = dict(a)
+        a = dict(a) if isinstance(a, defaultdict) else a  # what it makes of a missing key is no output
         if isinstance(a, dict) and type(a) is not dict:
             return self.create_proxy("call_function", type(a), (dict(a),), {}).node
         return super().create_arg(a)
@@ -211,10 +213,8 @@ class SymbolicTracer(fx.Tracer):
             raise unrecorded_write("data")
 
     def _writes_over(self, m: nn.Module) -> bool:
-        if not self.overwritten:  # as in nearly all models
-            return False
         names = (tensor.fxprune_name for _, tensor in named_tensors(m) if type(tensor) is OwnTensor)
-        return not self.overwritten.keys().isdisjoint(names)
+        return bool(self.overwritten) and not self.overwritten.keys().isdisjoint(names)  # empty in nearly all models
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation, or its decomposition if it would hide widths."""
