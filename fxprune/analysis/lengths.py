@@ -10,6 +10,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx
@@ -17,7 +18,7 @@ from torch import fx
 from fxprune.pytorch.meta.constants import MASKS, value_of
 from fxprune.pytorch.rewritable import PADS, PUTS, VIEWS, canonical_call, positional, put_names, reads_sizes, takes_all
 
-from .channels import Channels
+from .channels import Channels, Ids
 from .fixed_lengths import factors_of, is_fixed
 from .labels import Label, Labels, tensors_in
 from .marks import Marks
@@ -63,6 +64,11 @@ class LayerInputs:
     def leave(self) -> None:
         """Record the end of the innermost layer's call."""
         self.inside.pop()
+
+    def reads(self, ids: Ids | None) -> bool:
+        """Tell whether ids are on an axis of what the innermost layer was given."""
+        axes = self.found[self.inside[-1]][-1][1].axes if self.found.get(self.inside[-1]) else ()
+        return ids is not None and any(axis is not None and bool(np.isin(ids, axis).any()) for axis in axes)
 
 
 class InputLengths:

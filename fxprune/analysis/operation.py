@@ -65,6 +65,10 @@ class Operation:
         """Whether the operation is in a layer with shape attributes, which the rewrite adapts."""
         return bool(self._state.layers.inside)
 
+    def is_given(self, ids: Ids | None) -> bool:
+        """Tell whether ids entered the layer that runs, or no layer runs."""
+        return not self.inside_layer or self._state.layers.reads(ids)
+
     def arg(self, index: int, default: Any = None) -> Any:
         """Return an argument by its index in the schema; ``default`` if it is None or absent."""
         return self.args[index] if index < len(self.args) and self.args[index] is not None else default

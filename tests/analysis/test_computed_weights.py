@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,3 +126,32 @@ def test_a_product_of_any_rank_is_added_to_the_weight_once():
     coupling = fxprune.couple(Net(forward, a=linear(3, 8), head=linear(6, 4), **parts).eval(), torch.zeros(2, 3))
     assert set(coupling.functions) == {"w"}
     assert {group.name: group.width for group in coupling.groups.values()} == {"a.weight": 8, "w": 6}
+
+
+class OfItself(nn.Module):
+    """Divides by a product of all channels, which has fewer terms if some are gone."""
+
+    def __init__(self, product):
+        super().__init__()
+        self.product = product
+
+    def forward(self, w):
+        return w / self.product(w)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 6, 1), nn.ConvTranspose2d(8, 6, 1)])
+@pytest.mark.parametrize(
+    ("name", "product"),
+    [
+        ("bias", lambda w: torch.dot(w, w)),
+        ("bias", lambda w: (w[None] @ w[:, None])[0, 0]),
+        ("weight", lambda w: torch.dot(w[:6, 0, 0, 0], w[:6, 0, 0, 0])),
+        ("weight", lambda w: torch.mv(w[:6, :6, 0, 0], w[:6, 0, 0, 0]).sum()),
+    ],
+)
+def test_a_product_of_a_layers_own_parameters_has_all_its_terms(layer, name, product):
+    layer = copy.deepcopy(layer)
+    nn.utils.parametrize.register_parametrization(layer, name, OfItself(product))
+    model = nn.Sequential(conv(3, 8), layer, nn.ReLU(), conv(6, 4))
+    proof = fxprune.prove(model, IMAGE)
+    assert proof.passed and "0.weight" in proof.plan.widths, proof

@@ -38,6 +38,8 @@ def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_righ
     """Contract one axis of each operand, given their ids: a sum of products."""
     if left.is_parameter and right.is_parameter and (call.node is None or on_left is None or on_right is None):
         call.freeze("product of two parameters", on_left, on_right)
+    elif left.is_parameter and right.is_parameter and not call.is_given(on_left):
+        call.freeze("product of a layer's own parameters", on_left, on_right)
     elif left.is_parameter and right.is_parameter:
         # The first is taken for an activation, such as a query that is learned.
         call.unify(on_left, on_right)
