@@ -23,6 +23,7 @@ from fxprune.equivalence import unchanged, values_of
 from fxprune.errors import CaptureError
 from fxprune.pytorch.modules import clone_sharing, device_of, named_tensors
 from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.source import source_of_error
 
 # A node that writes into a tensor stays: what it wrote may be read elsewhere.
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, slice, range)
@@ -72,9 +73,10 @@ def object_returned(model: nn.Module, inputs: Inputs) -> str:
         with torch.no_grad(), unchanged(model):
             returned = run_on(clone_sharing(model).eval(), given)
     except Exception as error:  # a model may raise anything
-        if not _lacks_numbers(model, inputs):
-            raise CaptureError(f"{type(model).__name__} {unfit(model, inputs, error)}") from error
-        return ""
+        if isinstance(error, NotImplementedError) or _lacks_numbers(model, inputs):
+            return ""
+        why = unfit(model, inputs, error, at=f" at {source_of_error(error)}")
+        raise CaptureError(f"{type(model).__name__} {why}") from error
     place, kind = next(_objects(returned), ("", ""))
     if not kind:
         return ""

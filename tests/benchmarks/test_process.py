@@ -59,7 +59,7 @@ def outcomes(tmp_path_factory):
     ("name", "error"),
     [
         ("good", None),
-        ("raises", "CaptureError: Odd does not run on inputs .*ValueError: this network does not run"),
+        ("raises", "CaptureError: Odd does not run on inputs .*ValueError at .*: this network does not run"),
         ("dies", "the process was killed by SIGKILL"),
         ("leaves", "the process ended with exit code 3"),
         ("hungry", r"RuntimeError: .*allocate memory.* \(the limit is 4 GiB\)"),

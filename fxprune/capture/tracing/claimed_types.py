@@ -94,7 +94,7 @@ def types_claimed(kind: type) -> Iterator[None]:
 
 
 def _said(message: Any) -> str:
-    """Return the message of a check, or its line: a function that is called may read sizes, which guards them."""
+    """Return the message of a check, or its line: a function that is called may read sizes."""
     if isinstance(message, str):
         return message
     code = getattr(message, "__code__", None)
