@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from helpers.middle import IMAGES, Small
@@ -61,12 +62,48 @@ def test_other_integers_are_refused(name):
         capture(Small(UNKNOWN[name]).eval(), (IMAGES,), ways=["symbolic", "concrete"])
 
 
+def through_data(places, size):
+    places.data[0] = size
+
+
+def through_a_view(places, size):
+    places.view(2)[0] = size
+
+
+WRITES = {
+    "set": lambda places, size: places.__setitem__(0, size),
+    "filled": lambda places, size: places.fill_(size),
+    "by an argument": lambda places, size: torch.add(torch.zeros_like(places), size, out=places),
+    "data": through_data,
+    "a view": through_a_view,
+}
+READS = {
+    "int": lambda places: int(places[0]),
+    "item": lambda places: places[0].item(),
+    "tolist": lambda places: places.tolist()[0],
+    "unpacked": lambda places: [*places.tolist()][0],
+}
+
+
 @pytest.mark.parametrize("where", [{}, {"device": "x"}], ids=["at once", "on the device"])
-def test_a_number_of_a_tensor_that_a_size_was_written_into_is_refused(where):
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("write", WRITES)
+def test_a_number_of_a_tensor_that_a_size_was_written_into_is_refused(write, read, where):
     def stale(s, y):
         places = torch.tensor([2, 0], **({"device": y.device} if where else {}))
-        places[0] = y.shape[0]  # as many as the tensor had there
-        return y * int(places[0])
+        WRITES[write](places, y.shape[0])  # as many as the tensor had there
+        return y * READS[read](places)
+
+    with pytest.raises(CaptureError, match="after it wrote|cannot trace|values of a tensor"):
+        fxprune.couple(Small(stale).eval(), IMAGES)
+
+
+@pytest.mark.parametrize("read", [lambda places: places.numpy()[0].item(), lambda places: np.asarray(places)[0].item()])
+def test_numpy_reads_no_number_of_before(read):
+    def stale(s, y):
+        places = torch.tensor([2, 0])
+        places[0] = y.shape[0]
+        return y * read(places)
 
     with pytest.raises(CaptureError, match="after it wrote computed ones into it"):
         capture(Small(stale).eval(), (IMAGES,), ways=["symbolic", "concrete"])

@@ -274,6 +274,7 @@ def _calls_recorded(tracer: ConcreteTracer) -> Iterator[None]:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             if any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):
+                tracer.written += [x for x in pytree.tree_leaves(kwargs.get("out")) if type(x) is torch.Tensor]
                 return tracer.create_proxy("call_function", function, args, kwargs)
             return function(*args, **kwargs)
 

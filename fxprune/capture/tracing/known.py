@@ -12,6 +12,8 @@ from torch import fx
 from fxprune.pytorch.meta.constants import value_of
 from fxprune.pytorch.torch_private import op_arguments, pytree
 
+from .own_tensors import read_after_write
+
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
 
@@ -23,7 +25,28 @@ def known(tracer: ConcreteTracer, node: fx.Node) -> torch.Tensor | None:
     value = tracer.value(node)
     if not isinstance(value, torch.Tensor) or value.dtype not in _INTEGERS:
         return None
-    return value_of(value) if _is_constant(node, set()) else None
+    makers: set[fx.Node] = set()
+    if not _is_constant(node, makers):
+        return None
+    if _is_written(tracer, makers):  # only by the graph: what is known is of before
+        raise tracer.refusal(read_after_write())
+    return value_of(value)
+
+
+def _is_written(tracer: ConcreteTracer, makers: set[fx.Node]) -> bool:
+    """Tell whether a call may write into constants, or into what is made of them."""
+    waiting, seen = [*makers], set(makers)
+    while waiting:
+        for user in waiting.pop().users:
+            name = str(getattr(user.target, "__name__", user.target))
+            in_place = name.endswith("_") and not name.endswith("__")
+            if in_place or name == "setitem" or name.startswith("_foreach") or "out" in user.kwargs:
+                return True
+            value = tracer.value(user)
+            if user not in seen and isinstance(value, torch.Tensor) and value.dtype in _INTEGERS:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def as_number(tracer: ConcreteTracer, node: fx.Node) -> int | None:

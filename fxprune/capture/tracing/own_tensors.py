@@ -7,6 +7,7 @@ tensor itself: what is computed from it would be a constant, and a branch on its
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
                 table[name] = memo[id(tensor)]
                 replaced.append((table, name, tensor))
                 tracer.held_elsewhere.setdefault(id(tensor), (tensor, memo[id(tensor)]))
-    with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}):
+    with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}), _readings_checked(tracer):
         try:
             yield
         finally:  # what reads the module afterwards must record nothing
@@ -103,17 +104,54 @@ class _Numbers(TorchDispatchMode):
         leaves = pytree.tree_leaves((args, kwargs)) if not self._tracer.modes.paused else []
         if any(self._is_in(self._stored, leaf) for leaf in leaves):
             raise fx.proxy.TraceError("the model computes with a tensor of its own that it does not read by its name")
-        written = {storage_id(each) for each in self._tracer.written}
-        if written and makes_storage(func) and any(self._is_in(written, leaf) for leaf in leaves):
-            error = fx.proxy.TraceError("the model reads numbers of a tensor after it wrote computed ones into it")
-            error.add_note("Make the tensor of all its numbers at once.")
-            raise self._tracer.refusal(error)
+        if self._tracer.written and makes_storage(func):
+            for leaf in leaves:
+                check_unwritten(self._tracer, leaf)
         return func(*args, **(kwargs or {}))
 
     @staticmethod
     def _is_in(storages: set[int], value: Any) -> bool:
         strided = isinstance(value, torch.Tensor) and value.layout == torch.strided
         return strided and storage_id(value) in storages
+
+
+def check_unwritten(tracer: SymbolicTracer, value: Any) -> None:
+    """Raise TraceError if a plain tensor is read into which only the graph has written."""
+    written = {storage_id(each) for each in tracer.written}
+    if _Numbers._is_in(written, value):
+        raise tracer.refusal(read_after_write())
+
+
+def read_after_write() -> fx.proxy.TraceError:
+    """Return the error of numbers that Python reads too late."""
+    error = fx.proxy.TraceError("the model reads numbers of a tensor after it wrote computed ones into it")
+    error.add_note("Make the tensor of all its numbers at once.")
+    return error
+
+
+@contextlib.contextmanager
+def _readings_checked(tracer: SymbolicTracer) -> Iterator[None]:
+    """Check what reads numbers from memory, which no operator shows."""
+
+    def checked(name: str) -> Any:
+        original = getattr(torch.Tensor, name)
+
+        @functools.wraps(original)
+        def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if tracer.written and not tracer.modes.paused:
+                check_unwritten(tracer, tensor)
+            return original(tensor, *args, **kwargs)
+
+        return read
+
+    names = [name for name in ("tolist", "numpy") if name not in vars(torch.Tensor)]
+    for name in names:
+        setattr(torch.Tensor, name, checked(name))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(torch.Tensor, name)
 
 
 def _own(tensor: torch.Tensor, name: str, tracer: SymbolicTracer) -> OwnTensor:

@@ -103,8 +103,9 @@ class InPlaceProxy(fx.Proxy):
         for leaf in pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, InPlaceProxy):
                 leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))  # type: ignore[attr-defined]
-                if args and type(args[0]) is torch.Tensor and _writes(orig_method):
-                    leaf.tracer.written.append(args[0])  # type: ignore[attr-defined]
+                written = [(kwargs or {}).get("out"), args[:1] if _writes(orig_method) else ()]
+                plain = (each for each in pytree.tree_leaves(written) if type(each) is torch.Tensor)
+                leaf.tracer.written.extend(plain)  # type: ignore[attr-defined]
                 break
         return super().__torch_function__(recorded_method(orig_method), types, args, kwargs)
 
