@@ -37,11 +37,13 @@ class LayerInputs:
         self.found: dict[str, list[tuple[torch.Size, Label]]] = {}
         self.inside: list[str] = []
         self.paused = False
+        self._given: list[list[Label]] = []  # of all tensors, layer by layer in `inside`
         self._channels, self._labels, self._marks = channels, labels, marks
 
     def enter(self, layer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record a call of a layer; unify the channels of its input with those of its last call."""
         self.inside.append(layer)
+        self._given.append([self._labels.of(x) for x in tensors_in((args, kwargs))])
         if self.paused:
             return
         given = tensors_in((args, kwargs))[0]
@@ -64,11 +66,12 @@ class LayerInputs:
     def leave(self) -> None:
         """Record the end of the innermost layer's call."""
         self.inside.pop()
+        self._given.pop()
 
     def reads(self, ids: Ids | None) -> bool:
         """Tell whether ids are on an axis of what the innermost layer was given."""
-        axes = self.found[self.inside[-1]][-1][1].axes if self.found.get(self.inside[-1]) else ()
-        return ids is not None and any(axis is not None and bool(np.isin(ids, axis).any()) for axis in axes)
+        axes = [axis for label in self._given[-1] for axis in label.axes if axis is not None]
+        return ids is not None and any(bool(np.isin(ids, axis).any()) for axis in axes)
 
 
 class InputLengths:
