@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.tiny import images, planned
+from samples import Net
 from torch import nn
 
 import fxprune
@@ -65,15 +66,9 @@ def test_inputs_get_the_dtype_of_the_network():
 
 
 def test_a_network_that_writes_to_its_input_leaves_the_images_alone():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 3, 3)
-
-        def forward(self, x):
-            return self.second(self.first(x.mul_(0.5)).relu())
-
-    model, x = Scaled().eval(), images(64)
+    layers = {"first": nn.Conv2d(1, 8, 3), "second": nn.Conv2d(8, 3, 3)}
+    model = Net(lambda s, x: s.second(s.first(x.mul_(0.5)).relu()), **layers).eval()
+    x = images(64)
     before = x.clone()
     plan = fxprune.plan(fxprune.couple(model, x[:2].clone()), keep=0.5, cluster="outputs", batches=[x])
     errors = fxprune.fold(model, plan, [x]).meta["errors"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from samples import Net, free, linear
+from samples.contraction import experts
 from torch import nn
 
 import fxprune
@@ -17,21 +17,9 @@ from fxprune.passes.rewrite.positions import _may_meet
 TOKENS = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
 
 
-def experts(s, x):
-    """Each token is multiplied by the matrices of the expert that it picks."""
-    y = s.a(x)
-    rows = y.flatten(0, 1)
-    expert = s.router(rows).argmax(-1)
-    order = expert.argsort()
-    offsets = (expert[:, None] == torch.arange(4)).sum(0).cumsum(0).int()
-    inner = F.grouped_mm(rows[order], s.up, offs=offsets).relu()
-    outer = F.grouped_mm(inner, s.down, offs=offsets)
-    return s.head(torch.zeros_like(rows).index_add(0, order, outer).view(y.shape))
-
-
 def mixture() -> nn.Module:
-    layers = {"a": linear(8, 16), "router": linear(16, 4), "head": linear(16, 4)}
-    return Net(experts, **layers, up=free(4, 16, 24), down=free(4, 24, 16)).eval()
+    layers = {"a": linear(8, 16), "r": linear(16, 4), "head": linear(16, 4)}
+    return Net(lambda s, x: s.head(experts(s, s.a(x))), **layers, up=free(4, 16, 24), down=free(4, 24, 16)).eval()
 
 
 def test_it_is_exported_for_any_batch_and_with_experts_that_nothing_picks(tmp_path):

@@ -186,12 +186,12 @@ def _halves(y):
     return (torch.arange(1, 3) * y.shape[0] * y.shape[1] // 2).int()
 
 
-def _experts(s, y):
+def experts(s, y):
     """A mixture of experts: each token is multiplied by the matrices of its own."""
     rows = y.flatten(0, 1)
     expert = s.r(rows).argmax(-1)
     order = expert.argsort()
-    offsets = (expert[:, None] == torch.arange(3)).sum(0).cumsum(0).int()
+    offsets = (expert[:, None] == torch.arange(len(s.up))).sum(0).cumsum(0).int()
     inner = F.grouped_mm(rows[order], s.up, offs=offsets).relu()
     outer = F.grouped_mm(inner, s.down, offs=offsets)
     return rows.index_add(0, order, outer).view(y.shape)
@@ -257,7 +257,7 @@ net("grouped transposed convolution of an image", lambda s, x: s.head(s.b(s.a(x)
     (torch.zeros(2, 4, 6, 6),), (torch.zeros(3, 4, 5, 8),), {B: 6}, a=nn.ConvTranspose2d(4, 8, 2, groups=2),
     b=conv(8, 6), head=linear(6, 4), frozen="grouped convolution of an input without channels")
 tokens("matrix by vector", lambda s, y: torch.mv(y[0], s.v)[None, :, None] + y, {A: 8}, fixed=True, v=free(8))
-net("experts of tokens", lambda s, x: s.head(_experts(s, s.a(x))), (torch.zeros(2, 5, 8),), (torch.zeros(3, 4, 8),),
+net("experts of tokens", lambda s, x: s.head(experts(s, s.a(x))), (torch.zeros(2, 5, 8),), (torch.zeros(3, 4, 8),),
     {"up": 8, "down": 8}, a=linear(8, 8), r=linear(8, 3), up=free(3, 8, 8), down=free(3, 8, 8), head=linear(8, 4),
     frozen="rows or columns that offsets divide into groups")
 tokens("product of groups of columns", lambda s, y: F.grouped_mm(s.w, y.flatten(0, 1).T, offs=_halves(y)).T[None],
