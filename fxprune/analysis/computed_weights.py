@@ -8,18 +8,22 @@ something else in training mode (spectral norm updates its vectors there), the g
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
+from fxprune.arguments.guards import guard_equal
 from fxprune.capture import refuse_training
 from fxprune.pytorch.graph_module import GraphModule
 from fxprune.pytorch.graphs import with_ancestors
 from fxprune.pytorch.modules import MetaMode, clone_sharing, to_meta
+from fxprune.pytorch.rewritable import reads_sizes
 from fxprune.pytorch.torch_private import pytree, tracer_class
 
 from .labels import Label
@@ -49,6 +53,7 @@ def store_computed_weights(
     module = clone_sharing(graph_module)
     assert isinstance(module, fx.GraphModule)
     known, wanted = _known(module), set(users)
+    _erase_size_readers(module, known, values)
     weights: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
         if node.name not in wanted or node in known:
@@ -60,7 +65,7 @@ def store_computed_weights(
                     weights[name].append(weight)
     reads: dict[fx.Node, set[int]] = {}
     functions = {
-        name: f for name, nodes in weights.items() if (f := _store_one(module, name, nodes, reads)) is not None
+        name: f for name, nodes in weights.items() if (f := _store_one(module, name, nodes, reads, values)) is not None
     }
     if not functions:
         return CapturedGraph(graph_module)
@@ -91,8 +96,25 @@ def _known(module: fx.GraphModule) -> set[fx.Node]:
     return known
 
 
+def _erase_size_readers(module: fx.GraphModule, known: set[fx.Node], values: Mapping[str, Any]) -> None:
+    """Erase guards of the sizes of stored tensors, which hold at any input, and unused sizes."""
+    sizes: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        is_number = node in known and node.op != "get_attr" and not _is_tensor(values[node.name])
+        if is_number and (reads_sizes(node) or sizes >= set(node.all_input_nodes)):
+            sizes.add(node)
+    for node in reversed(module.graph.nodes):
+        if (node.target is guard_equal and node.args[0] in sizes) or (node in sizes and not node.users):
+            known.discard(node)
+            module.graph.erase_node(node)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label)
+
+
 def _is_computed(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label) and not value[1].is_parameter
+    return _is_tensor(value) and not value[1].is_parameter
 
 
 def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]) -> str | None:
@@ -102,7 +124,7 @@ def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]
 
 
 def _store_one(
-    module: fx.GraphModule, name: str, weights: list[fx.Node], reads: dict[fx.Node, set[int]]
+    module: fx.GraphModule, name: str, weights: list[fx.Node], reads: dict[fx.Node, set[int]], values: Mapping[str, Any]
 ) -> fx.GraphModule | None:
     """Store a weight that one or more nodes compute; return its function, or None if impossible.
 
@@ -116,12 +138,20 @@ def _store_one(
         if to_meta(function)().dtype != stored.dtype:
             return None
     above = with_ancestors(weights)
-    gone = _unused_without(weights, above)
+    like = {node for node in above if _has_form(values.get(node.name), values[weights[0].name])}
+    readers = {user for node in like for user in node.users if _reads_form(user, stored=node.target == name)}
+    gone = _unused_without(weights, above, readers)
     for node in module.graph.nodes:
         if node not in reads:
             reads[node] = {id(other) for _, other in _stored(module, [node])}
         if node not in gone and id(stored) in reads[node]:
             return None
+    if readers := readers - gone:
+        with module.graph.inserting_before(above[0]):
+            read = module.graph.get_attr(name)
+        read.meta = dict(weights[0].meta)
+        for reader in readers:
+            reader.replace_input_with(reader.all_input_nodes[0], read)
     for weight in weights:
         with module.graph.inserting_before(weight):
             read = module.graph.get_attr(name)
@@ -133,11 +163,25 @@ def _store_one(
     return function
 
 
-def _unused_without(weights: list[fx.Node], above: list[fx.Node]) -> set[fx.Node]:
-    """Return those of the nodes above that are unused after the weights are stored."""
+def _has_form(value: Any, weight: Any) -> bool:
+    """Tell whether a tensor has the sizes of a weight, and channels of it on the same axes."""
+    if not _is_tensor(value) or value[0] != weight[0]:
+        return False
+    pairs = itertools.product(enumerate(value[1].axes), enumerate(weight[1].axes))
+    shared = {(i, j) for (i, a), (j, b) in pairs if a is not None and b is not None and np.isin(a, b).any()}
+    return bool(shared) and all(i == j for i, j in shared)
+
+
+def _reads_form(node: fx.Node, *, stored: bool) -> bool:
+    kinds = ("dtype", "device") if stored else ()
+    return reads_sizes(node) or (node.target is getattr and node.args[1] in kinds)
+
+
+def _unused_without(weights: list[fx.Node], above: list[fx.Node], readers: set[fx.Node]) -> set[fx.Node]:
+    """Return those of the nodes above that are unused after weights and readers read stored ones."""
     gone = set(weights)
     for node in reversed(above):
-        if gone >= set(node.users):
+        if gone | readers >= set(node.users):
             gone.add(node)
     return gone
 

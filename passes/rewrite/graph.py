@@ -68,9 +68,15 @@ def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
             env[node].meta[EXAMPLE] = number
     for made in reversed(graph.nodes):
         # Remove the sizes that nothing uses. What the model itself computes stays, used or not.
-        if WIDE not in made.meta and not made.users and not made.is_impure():
+        may_go = WIDE not in made.meta or made.op == "get_attr"
+        if (may_go and not made.users and not made.is_impure()) or _holds(made):
             graph.erase_node(made)
     return graph
+
+
+def _holds(node: fx.Node) -> bool:
+    """Tell whether a node guards a number that is known, as one of channels."""
+    return node.target is guard_equal and not node.all_input_nodes and bool(node.args[0] == node.args[1])
 
 
 def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Coupling, plan: Plan) -> Any:

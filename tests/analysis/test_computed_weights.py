@@ -20,6 +20,7 @@ FOLDED = {
     "computed weight": {"w"},
     "computed weight in a layer": {"c.weight"},
     "computed weight, read twice": {"c.weight"},
+    "computed weight whose sizes are read": {"w"},
     "scaled columns": {"w"},
     "weight norm": {"c.parametrizations.weight.original1"},
     "computed weight, stored one used too": set(),  # the stored one would have to be there as well
@@ -126,6 +127,16 @@ def test_a_product_of_any_rank_is_added_to_the_weight_once():
     coupling = fxprune.couple(Net(forward, a=linear(3, 8), head=linear(6, 4), **parts).eval(), torch.zeros(2, 3))
     assert set(coupling.functions) == {"w"}
     assert {group.name: group.width for group in coupling.groups.values()} == {"a.weight": 8, "w": 6}
+
+
+def test_sizes_of_a_weight_that_is_turned_over_are_not_those_of_the_stored_one():
+    """Both are square, and the axes that they state are not of one group."""
+
+    def forward(s, x):
+        return s.head(F.linear(s.a(x), s.w.t() * 2) * s.w.shape[0])
+
+    model = Net(forward, a=linear(3, 8), w=free(8, 8), head=linear(8, 4)).eval()
+    assert not fxprune.couple(model, torch.zeros(2, 3)).functions
 
 
 class OfItself(nn.Module):

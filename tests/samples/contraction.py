@@ -17,6 +17,19 @@ def _standardised(s, y):
     return F.conv2d(y, (s.w - mean) / (var + 1e-5).sqrt())
 
 
+def _normed(w):
+    """Rows of length one, times the square root of their size, as EDM2 forces them."""
+    rows = w.reshape(w.shape[0], -1)
+    return (rows / rows.norm(dim=1, keepdim=True) * (rows.numel() / len(rows)) ** 0.5).reshape(w.shape)
+
+
+def _by_its_sizes(s, y):
+    assert s.w.dim() == 4 and s.w.shape[1] == y.shape[1]
+    weight = _normed(s.w)
+    y = F.conv2d(y, weight / 2, padding=weight.shape[-1] // 2).to(s.w.dtype)
+    return y.flatten(2).view(len(y), s.w.shape[0], *y.shape[2:])
+
+
 def _line(s, x):
     return s.head(s.b(s.a(x).relu()).mean(2))
 
@@ -149,6 +162,7 @@ image("computed weight, grouped", lambda s, y: s.c(y), {A: 4, "c.weight": 3, B: 
       c=_Standardised(8, 6, 3, groups=2))
 image("computed weight, read twice", lambda s, y: s.c(y) + s.c(y.relu()), {A: 8, "c.weight": 5, B: 6}, out=5,
       c=_Standardised(8, 5, 3))
+image("computed weight whose sizes are read", _by_its_sizes, {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 3, 3))
 image("scaled columns", lambda s, y: F.conv2d(y, s.w * s.v), {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 1, 1),
       v=free(1, 8, 1, 1))
 image("scaled weight, transposed", lambda s, y: F.conv_transpose2d(y, s.w * 2), {A: 8, "w": 5, B: 6}, out=5,
