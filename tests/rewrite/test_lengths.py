@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.lengths import lengths_told, runs_at
 from helpers.other_sizes import assert_same, images, made, shares_of_rows
 from samples import Net, conv, free, linear
 from torch import nn
 
 import fxprune
-from fxprune.analysis import rule_mode
-from fxprune.analysis.fixed_lengths import _taken_apart, factors_behind, is_fixed
+from fxprune.analysis.fixed_lengths import _taken_apart, is_fixed
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.plans import Plan
-from fxprune.pytorch.graphs import OnMeta
-from fxprune.pytorch.modules import MetaMode, to_meta
 
 
 def in_two_heads(y):
@@ -197,27 +193,9 @@ def test_views_that_keep_channels_run_at_other_sizes(op, example, other):
     narrow_at(net.double().eval(), example, other, refused=False)
 
 
-@contextlib.contextmanager
-def lengths_told():
-    """Collect what the analysis says of the lengths of each node's last result."""
-    told = {}
-
-    def noted(operation, labels, answer, *, pointwise):
-        behind = factors_behind(operation, labels, answer, pointwise=pointwise)
-        if operation.node is not None and len(behind) == 1:
-            told[operation.node.name] = operation.outs[0], operation._state.labels
-        return behind
-
-    with mock.patch.object(rule_mode, "factors_behind", noted):
-        yield told
-
-
 def assert_fixed(module, told, example, other):
     """A length has the factors that are told, and is the same at other sizes if they are fixed."""
-    runs = [OnMeta(to_meta(module), module.graph, "cpu", garbage_collect_values=False) for _ in range(2)]
-    with torch.no_grad(), MetaMode(), contextlib.suppress(SpecialisedError):
-        for run, images in zip(runs, (example, other)):
-            run.run(images.to("meta"))
+    runs = runs_at(module, example, other)
     for node in module.graph.nodes:
         found = [run.env[node].shape for run in runs if isinstance(run.env.get(node), torch.Tensor)]
         if len(set(map(len, found))) > 1:  # behind a squeeze, which is guarded, axes have other places

@@ -1,0 +1,132 @@
+"""A length is called fixed if it is the same at all sizes of inputs, and only then."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.lengths import lengths_told, runs_at
+from samples import Net, conv
+
+import fxprune
+from fxprune.analysis.fixed_lengths import is_fixed
+
+SIZES = (2, 3, 10, 14), (3, 3, 15, 21)
+FILTER = torch.ones(8, 8, 3, 3)
+# Of images `y` [b, 8, h, w] and pooled ones `p` [b, 8, 4, 6].
+OPERATIONS = {
+    "none": lambda y, p: p,
+    "pointwise": lambda y, p: torch.where(p > 0, p.relu(), 0 * p),
+    "broadcast": lambda y, p: p + p.mean((2, 3), True),
+    "broadcast from the left": lambda y, p: p.mean((2, 3), True) * p,
+    "met by a constant": lambda y, p: p * torch.ones(4, 1),
+    "permute": lambda y, p: p.permute(0, 3, 1, 2),
+    "transpose": lambda y, p: p.transpose(1, -1),
+    "swapaxes": lambda y, p: p.swapaxes(2, 3),
+    "mT": lambda y, p: p.mT,
+    "t": lambda y, p: p.mean((0, 1)).t(),
+    "flatten": lambda y, p: p.flatten(2),
+    "flatten positions": lambda y, p: y.flatten(2),
+    "unflatten": lambda y, p: p.flatten(2).unflatten(2, (3, 8)),
+    "unflatten in the middle": lambda y, p: p.transpose(1, 2).flatten(2).mT.unflatten(2, (2, 2)).sum(1),
+    "view": lambda y, p: p.view(p.shape[0], 8, 8, 3),
+    "view with an open size": lambda y, p: p.view(p.shape[0], 8, -1, 3),
+    "view of positions": lambda y, p: y.mean(1).view(y.shape[0], 10, -1) if y.shape[2] == 10 else y.mean(1)[:, :10],
+    "view without channels": lambda y, p: p.mean(1).view(p.shape[0], 24).view(p.shape[0], 2, 1, 12),
+    "view with samples": lambda y, p: p.mean(1).view(-1, 6).view(p.shape[0], 4, 6),
+    "reshape and back": lambda y, p: p.permute(0, 2, 3, 1).reshape(-1, 8).view(-1, 4, 6, 8),
+    "heads": lambda y, p: y.flatten(2).view(y.shape[0], 2, 4, -1),
+    "unsqueeze": lambda y, p: p.unsqueeze(2),
+    "unsqueeze at the end": lambda y, p: y.unsqueeze(-1),
+    "squeeze": lambda y, p: p.mean(2, True).squeeze(2),
+    "squeeze one of two": lambda y, p: p.mean((2, 3), True).squeeze(2),
+    "squeeze another length": lambda y, p: p.squeeze(2),
+    "squeeze all": lambda y, p: p.mean(2, True).squeeze(),
+    "select": lambda y, p: p[:, :, 1],
+    "unbind": lambda y, p: p.unbind(2)[0],
+    "slice": lambda y, p: p[:, :, 1:3],
+    "narrow": lambda y, p: p.narrow(2, 1, 2),
+    "split": lambda y, p: p.split(2, 2)[0],
+    "chunk": lambda y, p: p.chunk(2, 3)[0],
+    "pad": lambda y, p: F.pad(p, (1, 1, 0, 0)),
+    "pad positions": lambda y, p: F.pad(y, (1, 1, 0, 0)),
+    "cat of channels": lambda y, p: torch.cat([p, p], 1),
+    "cat of samples": lambda y, p: torch.cat([p, p], 0),
+    "cat of positions": lambda y, p: torch.cat([y, y], 2),
+    "softmax": lambda y, p: p.softmax(-1),
+    "sum": lambda y, p: p.sum(2),
+    "sum and keep": lambda y, p: p.sum(2, True),
+    "sum positions": lambda y, p: y.sum(-1, True),
+    "sum channels": lambda y, p: p.sum(1),
+    "amax": lambda y, p: p.amax((2, 3)),
+    "max": lambda y, p: p.max(2)[0],
+    "variance": lambda y, p: y.var(2, keepdim=True),
+    "product": lambda y, p: p.flatten(2).mT @ p.flatten(2),
+    "product with positions": lambda y, p: p.flatten(2).mT @ y.flatten(2),
+    "positions in a product": lambda y, p: y.flatten(2).mT @ p.flatten(2),
+    "product of matrices": lambda y, p: p.mean((0, 1)) @ p.mean((0, 1)).mT,
+    "product per channel": lambda y, p: p.mT @ p,
+    "attention": lambda y, p: F.scaled_dot_product_attention(p, p, p),
+    "expand nothing": lambda y, p: p.mean(2, True).expand(-1, -1, -1, -1),
+    "expand as positions": lambda y, p: y.mean(2, True).expand_as(y),
+    "average pool": lambda y, p: F.avg_pool2d(p, 2),
+    "pool of positions": lambda y, p: F.max_pool2d(y, 5),
+    "pool to one": lambda y, p: F.adaptive_avg_pool2d(y, 1),
+    "pool to one size": lambda y, p: F.adaptive_avg_pool1d(y.flatten(2), 4),
+    "pool again": lambda y, p: F.adaptive_max_pool2d(p, (2, 3)),
+    "flip and roll": lambda y, p: p.flip(2).roll(1, 3),
+    "contiguous": lambda y, p: p.mT.contiguous(),
+    "layer norm": lambda y, p: F.layer_norm(p, (4, 6)),
+    "group norm": lambda y, p: F.group_norm(p, 2),
+    "cumsum": lambda y, p: p.cumsum(2),
+    "types": lambda y, p: p.double().float(),
+}
+# What is the same, but is not known to be: the analysis is cautious there, and may guard more than it must.
+CAUTIOUS = {
+    "cat": (lambda y, p: torch.cat([p, p], 2), {2}),
+    "filter": (lambda y, p: F.conv2d(p, FILTER.to(p)), {1}),
+    "stack": (lambda y, p: torch.stack([p, p], 2), {2, 3, 4}),
+    "expand": (lambda y, p: p.mean(2, True).expand(-1, -1, 5, -1), {2}),
+    "pool of one axis": (lambda y, p: F.adaptive_avg_pool2d(y, (None, 3)), {3}),
+    "windows": (lambda y, p: p.unfold(2, 2, 1), {2, 3, 4}),
+    "repeat": (lambda y, p: p.repeat(1, 1, 2, 1), {2, 3}),
+    "resize": (lambda y, p: F.interpolate(p, size=(8, 9)), {2, 3}),
+    "index": (lambda y, p: p[:, :, torch.tensor([0, 2])], {2, 3}),
+}
+
+
+def said_and_true(operation):
+    """Yield ``(node, axis, is fixed by the analysis, is the same)`` of all axes without channels."""
+
+    def forward(s, x):
+        y = s.a(x)
+        return operation(y, F.adaptive_avg_pool2d(y, (4, 6))).square()
+
+    examples = [torch.zeros(size) for size in SIZES]
+    with lengths_told() as told:
+        module = fxprune.couple(Net(forward, a=conv(3, 8)).eval(), examples[0]).graph_module
+    runs = runs_at(module, *examples)
+    for node in module.graph.nodes:
+        tensor, labels = told.get(node.name, (None, None))
+        sizes = [run.env[node].shape for run in runs if isinstance(run.env.get(node), torch.Tensor)]
+        if tensor is None or len(sizes) < 2 or sizes[0] != tensor.shape:
+            continue
+        label = labels.of(tensor)
+        for axis, lengths in enumerate(zip(*sizes, strict=True)):
+            if label.axes[axis] is None:
+                said = bool(label.factors) and is_fixed(label.factors[axis])
+                yield node.name, axis, said, lengths[0] == lengths[1]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_lengths_that_are_the_same_at_all_sizes_are_fixed(name):
+    told = list(said_and_true(OPERATIONS[name]))
+    assert told and all(said == true for *_, said, true in told), told
+
+
+@pytest.mark.parametrize("name", CAUTIOUS)
+def test_lengths_that_nothing_tells_are_open(name):
+    operation, axes = CAUTIOUS[name]
+    told = list(said_and_true(operation))
+    assert {axis for _, axis, said, true in told if said != true} == axes
+    assert all(true for *_, said, true in told if said), told
