@@ -103,6 +103,8 @@ class Coupling:
         whole: whether the analysis preferred to merge complete heads and groups.
         outputs: places of the outputs that count; the graph returns no others. None: all.
         tables: digest of the stored tables of integers, if one of them says where channels go; it holds for these only.
+        given: the example itself, as long as the program runs.
+        configuration: digest of what the network holds besides tensors, in this process.
     """
 
     groups: Mapping[str, Group]
@@ -119,6 +121,8 @@ class Coupling:
     functions: Mapping[str, fx.GraphModule] = field(repr=False, default_factory=dict)
     outputs: tuple[str, ...] | None = None
     tables: str = ""
+    given: Inputs | None = field(repr=False, default=None)
+    configuration: str = ""
 
     def __deepcopy__(self, _: Any) -> Coupling:
         """A coupling does not change, so a copy of what holds it shares it."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fxprune.arguments.inputs import Inputs, from_json, inputs_for, is_shape
 from fxprune.common.documents import check_fields, check_format, read_json
+from fxprune.equivalence import configuration_of
 from fxprune.errors import OptionError, PlanError
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
 from fxprune.pytorch.modules import digest_of_tables, named_tensors
@@ -210,7 +211,8 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     """Return the plan if it was made on this model, else the same clusters on a new analysis.
 
-    So it is where the model has kept something of another shape since, or another permutation of channels.
+    So it is where the model has kept something of another shape since, or another permutation of channels, and where a
+    layer, an attribute or a hook is another one.
 
     Raises:
         PlanError: ``model`` is another network.
@@ -230,12 +232,13 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     tables = plan.coupling.tables
     same = shapes == dict(plan.coupling.shapes) and (not tables or tables == digest_of_tables(model))
-    if plan.coupling.network is model and same:
+    if plan.coupling.network is model and same and plan.coupling.configuration == configuration_of(model):
         return plan
     from fxprune.analysis import couple
 
     check_shapes(plan.coupling.shapes, model, "the plan", plan.cut)
     before = plan.coupling
-    coupling = couple(model, inputs_for(model, before.example_inputs), whole=before.whole, outputs=before.outputs)
+    example = before.example_inputs if before.given is None else before.given
+    coupling = couple(model, inputs_for(model, example), whole=before.whole, outputs=before.outputs)
     check_digest(plan.coupling.digest, coupling, "the plan")
     return Plan(coupling, plan.clusters, plan.method, plan.seed)

@@ -178,7 +178,7 @@ def _reads_form(node: fx.Node, *, stored: bool) -> bool:
 
 
 def _unused_without(weights: list[fx.Node], above: list[fx.Node], readers: set[fx.Node]) -> set[fx.Node]:
-    """Return those of the nodes above that are unused after weights and readers read stored ones."""
+    """Return the nodes above that are unused once weights and readers read stored ones."""
     gone = set(weights)
     for node in reversed(above):
         if gone | readers >= set(node.users):

@@ -15,10 +15,11 @@ from fxprune.arguments.inputs import Inputs, as_inputs, as_meta, without_numbers
 from fxprune.arguments.outputs import Outputs, as_outputs
 from fxprune.capture import WAYS, capture, captures
 from fxprune.coupling import Coupling
-from fxprune.equivalence import UNCHECKED
+from fxprune.equivalence import UNCHECKED, configuration_of
 from fxprune.errors import CaptureError
 from fxprune.pytorch.devices import with_data
 from fxprune.pytorch.network import network_of
+from fxprune.pytorch.torch_private import pytree
 
 from .computed_weights import CapturedGraph, store_computed_weights
 from .groups import Analysis, group_channels
@@ -79,7 +80,10 @@ def couple(
         try:
             for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
                 try:
-                    return replace(search.best(CapturedGraph(captured)).coupling, outputs=search.outputs)
+                    found = search.best(CapturedGraph(captured)).coupling
+                    given = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, search.inputs)
+                    now = configuration_of(model)
+                    return replace(found, outputs=search.outputs, given=given, configuration=now)
                 except CaptureError as error:  # the next graph may succeed
                     failures.append(error)
         except CaptureError as error:

@@ -13,6 +13,7 @@ import contextvars
 import dis
 import functools
 import gc
+import hashlib
 import io
 import itertools
 import sys
@@ -60,6 +61,13 @@ def contents_of(modules: Collection[nn.Module]) -> Contents:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
         return {place: _described(value, seen) for place, value in places.items()}
+
+
+def configuration_of(model: nn.Module) -> str:
+    """Hash what a network holds besides tensors; it is comparable in one process."""
+    modules = [*model.modules()]
+    held = [(name, id(module), type(module).__qualname__) for name, module in model.named_modules()]
+    return hashlib.sha256(repr((held, [*contents_of(modules).items()])).encode()).hexdigest()
 
 
 def line_naming(name: str, modules: Collection[nn.Module]) -> str:

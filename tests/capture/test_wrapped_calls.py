@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 import torch
+from samples import Net
 from torch import nn
 
 import fxprune
@@ -68,6 +69,22 @@ def test_checks_of_values_stay_in_the_graph(tmp_path):
             network(X * torch.nan)
     fxprune.export_onnx(narrow, X, tmp_path / "narrow.onnx")
     fxprune.export_python(narrow, X, tmp_path / "narrow.py")
+
+
+def test_a_network_that_refuses_other_values_gets_those_of_the_example():
+    """Also where the snapped network is analysed again."""
+
+    def forward(s, x):
+        torch._assert((x >= 0).all(), "numbers below 0")
+        return s.b(s.a(x).relu()).mean((2, 3))
+
+    net = Net(forward, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 4, 3)).eval()
+    plan = fxprune.plan(fxprune.couple(net, X.abs()), keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert torch.allclose(narrow(X.abs()), snapped(X.abs()), atol=1e-6)
+    with pytest.raises(RuntimeError, match="numbers below 0"):
+        narrow(-X.abs())
 
 
 class ByName(nn.Module):

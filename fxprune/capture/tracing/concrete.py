@@ -23,7 +23,14 @@ from fxprune.pytorch.meta.constants import Picks
 from fxprune.pytorch.modes import QUESTIONS, is_mode
 from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
 from fxprune.pytorch.source import line_of
-from fxprune.pytorch.torch_private import attribute_of, functions_undisturbed, newest_node, pytree
+from fxprune.pytorch.torch_private import (
+    assert_call,
+    assert_tensor,
+    attribute_of,
+    functions_undisturbed,
+    newest_node,
+    pytree,
+)
 
 from .integers import integers_recorded
 from .keys import SizeAsKey
@@ -87,6 +94,8 @@ class ConcreteTracer(SymbolicTracer):
         if target in ("item", "tolist") and (found := known(self, args[0].node)) is not None:
             return found.tolist()
         args = with_numbers(self, target, args) if kind in ("call_method", "call_function") else args
+        if target is assert_call and isinstance(args[0], ConcreteProxy) and args[0].is_tensor():
+            target = assert_tensor
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **options)
         if isinstance(proxy, fx.Proxy):
             self.value(proxy.node)
