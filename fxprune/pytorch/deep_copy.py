@@ -2,7 +2,7 @@
 
 A module has a dozen empty tables, which take most of the time of a deep copy. A class that says how it is copied or
 pickled is left to ``copy.deepcopy``. What a call computed and kept as an attribute loses its history, which nothing
-could copy.
+could copy. Modules of Python and locks are shared, and a view of a table, such as its keys, is one of the copied table.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import contextlib
 import copy
 import copyreg
 import functools
+import gc
+import threading
 import types
 from collections import OrderedDict
 from typing import Any
@@ -24,7 +26,11 @@ from fxprune.pytorch.torch_private import pytree
 _CONSTANTS = frozenset({
     type(None), bool, int, float, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType,
     torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format,
+    types.ModuleType, type(threading.Lock()), type(threading.RLock()),
 })  # fmt: skip
+# What looks at a table, and how it is made of one.
+_LOOKS = {type(getattr({}, name)()): name for name in ("keys", "values", "items")}
+_LOOKS |= {type(getattr(OrderedDict(), name)()): name for name in ("keys", "values", "items")}
 # Those of a module are mostly empty.
 _TABLES = frozenset({dict, OrderedDict, set})
 
@@ -50,6 +56,9 @@ def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
         return copied
     if isinstance(value, nn.Module):
         return _copy_module(value, memo)
+    if kind in _LOOKS:
+        memo[id(value)] = look = getattr(copy_attribute(gc.get_referents(value)[0], memo), _LOOKS[kind])()
+        return look
     for leaf in pytree.tree_leaves(value):
         if isinstance(leaf, torch.Tensor) and not leaf.is_leaf:
             memo.setdefault(id(leaf), leaf.detach().clone())

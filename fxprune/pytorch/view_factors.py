@@ -11,11 +11,14 @@ ViewFactor = tuple[tuple[int, ...], tuple[int, ...]]
 def view_factors(before: Sequence[int], after: Sequence[int]) -> list[ViewFactor]:
     """Return the finest factors of a view: pairs (input axes, output axes) with equal products.
 
-    Axes of length 1 join the factor in front of them, so every axis appears exactly once.
+    Axes of length 1 join the factor in front of them, so every axis appears exactly once. A view without elements is
+    one factor: no position of it tells which axes belong together.
 
     >>> view_factors((2, 12, 7, 7), (2, 3, 4, 49))
     [((0,), (0,)), ((1,), (1, 2)), ((2, 3), (3,))]
     """
+    if 0 in (*before, *after):
+        return [(tuple(range(len(before))), tuple(range(len(after))))]
     found: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):

@@ -1,6 +1,7 @@
 """A copy by hand is the one that ``copy.deepcopy`` makes."""
 
 import copy
+import threading
 from collections import OrderedDict
 
 import torch
@@ -113,3 +114,22 @@ def test_a_class_without_a_state_is_copied_in_its_own_way():
     wide = nn.Sequential(Unpicklable())
     twin = clone_sharing(wide)
     assert twin[0] is not wide[0] and twin[0].a is not wide[0].a and twin[0].a.weight is wide[0].a.weight
+
+
+def test_views_of_tables_are_those_of_the_copy():
+    wide = nn.Module()
+    wide.layers = nn.ModuleDict({"a": nn.Linear(2, 2)})
+    wide.names, wide.each, wide.pairs = wide.layers.keys(), wide.layers.values(), {"b": [1]}.items()
+    twin = copy_module(wide)
+    assert [*twin.each] == [twin.layers["a"]] and twin.layers["a"] is not wide.layers["a"]
+    twin.layers["c"] = nn.ReLU()
+    assert [*twin.names] == ["a", "c"] and [*wide.names] == ["a"]
+    ((name, listed),), ((_, before),) = twin.pairs, wide.pairs
+    assert (name, listed) == ("b", [1]) and listed is not before
+
+
+def test_modules_of_python_and_locks_are_shared():
+    wide = nn.Linear(2, 2)
+    wide.functions, wide.locks = nn.functional, [threading.Lock(), threading.RLock()]
+    twin = copy_module(wide)
+    assert twin.functions is nn.functional and twin.locks == wide.locks is not twin.locks

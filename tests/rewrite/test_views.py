@@ -127,6 +127,12 @@ def test_positions_that_join_channels_in_one_run_are_guarded(op, batch, other):
         narrow(other)
 
 
+def row_by_row(y):
+    """Rows as samples, and pairs of channels that are one."""
+    y = y.transpose(1, 2).reshape(-1, y.shape[1], y.shape[3])
+    return y + y.flip(1)
+
+
 @pytest.mark.parametrize(
     ("op", "others"),
     [
@@ -136,6 +142,7 @@ def test_positions_that_join_channels_in_one_run_are_guarded(op, batch, other):
         (lambda y: y.flatten(1).view(y.shape[0], y.shape[2], y.shape[1], -1), ()),
         (lambda y: y.view(y.shape[0], -1, *y.shape[1:]), (1, 2)),
         (lambda y: y.permute(0, 2, 3, 1).reshape(-1, 8).view(y.shape[0], -1, y.shape[3], 8), (1, 2)),
+        (lambda y: row_by_row(y).view(y.shape[0], y.shape[2], *y.shape[1::2]), (1, 2)),
     ],
 )
 def test_an_axis_of_length_one_that_crosses_channels_is_guarded(op, others):

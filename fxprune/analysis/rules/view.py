@@ -52,7 +52,7 @@ def view(call: Call) -> Axes:
         call.freeze("view of an empty tensor", *call.axes(x))
         return unlabelled(out)
     axes: list[Ids | None] = [None] * out.dim()
-    on_x, fixed = call.axes(x), call.fixed(x)
+    on_x, fixed, stated = call.axes(x), call.fixed(x), call.sizes_stated()
     runs = view_factors(x.shape, out.shape)
     for (left, right), ones in zip(runs, ones_beside(x.shape, out.shape, runs), strict=True):
         wide_right = [dim for dim in right if out.shape[dim] > 1]
@@ -61,8 +61,9 @@ def view(call: Call) -> Axes:
         # [n, c k] -> [n c, k] splits c k before it merges n and c.
         for middle in _cut([part.size for part in parts], sizes):
             parts = _through(call, parts, middle)
-        # An axis that has length 1 here, but may have more, merges with the channels, too.
-        beside = any(x.shape[dim] == 1 and not fixed[dim] for dim in (*left, *ones))
+        # An axis that has length 1 here, but may have more, merges with the channels, too, where they leave it room.
+        room = len(wide_right) != 1 or not stated[wide_right[0]]
+        beside = room and any(x.shape[dim] == 1 and not fixed[dim] for dim in (*left, *ones))
         for dim, part in zip(wide_right, _through(call, parts, sizes), strict=True):
             axes[dim] = call.channels.copies(part.ids, beside=True) if beside and part.ids is not None else part.ids
     _note_lengths(call, on_x, axes)
