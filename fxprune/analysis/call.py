@@ -69,30 +69,28 @@ class Call(Operation):
         """Mark positions of a parameter as rows: a merge keeps one per cluster."""
         self._state.marks.rows += [ids for ids in axes if ids is not None]
 
-    def read(self, *axes: Ids | None) -> None:
-        """Mark positions of a weight as columns: a merge sums them.
+    def read(self, ids: Ids | None, *, of: Ids | None) -> None:
+        """Mark positions of a weight as columns, which read channels: a merge sums them.
 
         Those that are rows elsewhere, as of a table of embeddings that the last layer shares, stay rows: a merge keeps
-        one per cluster, and the narrow sum lacks the size of the clusters as a factor. The function of a stored weight
-        stays wide: it has no columns.
+        one per cluster, and the narrow sum lacks the size of the clusters as a factor, which what enters a layer may
+        get. The function of a stored weight stays wide: it has no columns.
         """
-        for ids in axes:
-            if ids is None:
-                continue
-            if self.node is None:
-                self.freeze("summed inside a computed weight", ids)
-                continue
-            if not self._state.origins.has_two_roles(ids):
-                self._state.marks.columns.append(ids)
-                continue
+        if ids is None:
+            return
+        if self.node is None:
+            self.freeze("summed inside a computed weight", ids)
+        elif not self._state.origins.has_two_roles(ids):
+            self._state.marks.columns.append(ids)
+        elif scales_input(self.node) and self.is_given(of):
             self.tie(ids)
-            if scales_input(self.node):
-                self.balance(_TWO_ROLES, ids)
-                self._state.notes.factors.setdefault(self.node.name, []).append((ids, 1.0))
-            elif canonical_call(self.node.target) in PRODUCTS:
-                self.needs_factor(_TWO_ROLES, ids)
-            else:
-                self.freeze(_TWO_ROLES, ids)
+            self.balance(_TWO_ROLES, ids)
+            self._state.notes.factors.setdefault(self.node.name, []).append((ids, 1.0))
+        elif canonical_call(self.node.target) in PRODUCTS:
+            self.tie(ids)
+            self.needs_factor(_TWO_ROLES, ids)
+        else:
+            self.freeze(_TWO_ROLES, ids)
 
     def balance(self, why: str, *axes: Ids | None) -> None:
         """Mark positions as averaged over: the average stays exact if all clusters have one size."""

@@ -70,7 +70,7 @@ class LayerInputs:
 
     def reads(self, ids: Ids | None) -> bool:
         """Tell whether ids are on an axis of what the innermost layer was given."""
-        axes = [axis for label in self._given[-1] for axis in label.axes if axis is not None]
+        axes = [axis for x in self._given[-1] for axis in (*x.axes, *x.uniform) if axis is not None]
         return ids is not None and any(bool(np.isin(ids, axis).any()) for axis in axes)
 
 

@@ -31,6 +31,7 @@ from fxprune.pytorch.torch_private import (
     storage_id,
 )
 
+from .export_constants import constants_unknown, writes_to_constants
 from .tracing.placeholders import arguments
 from .tracing.symbolic import SymbolicTracer
 
@@ -95,6 +96,9 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
     several = False
     with silenced():
         program = _export(model, args, kwargs)
+        if writes_to_constants(program.graph):  # through a view, after which PyTorch still knows the number of before
+            with constants_unknown():
+                program = _export(model, args, kwargs)
         lifted = program.module(check_guards=False)
         assert isinstance(lifted, fx.GraphModule)
         _check_operations(lifted.graph)

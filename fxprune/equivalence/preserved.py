@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,34 +108,66 @@ def _place(tensor: Tensor) -> Any:
 @contextlib.contextmanager
 def _settings_restored() -> Iterator[None]:
     """Restore the settings of PyTorch that a network may change."""
-    before = [(restore, args) for restore, args in _settings()]
+    before = [(setting, _known(setting[0])) for setting in _settings()]
     try:
         yield
     finally:
-        for (restore, args), (_, now) in zip(before, _settings(), strict=True):
-            if args != now:
-                restore(*args)
+        for (read, write), value in before:  # one after the other, since some set others
+            if value is not _UNKNOWN and _known(read) != value:
+                write(value)
 
 
-def _settings() -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
-    kinds, cudnn = ("cpu", "cuda"), torch.backends.cudnn
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+_Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
+_UNKNOWN = object()
+_REDUCED = "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"
+
+
+def _settings() -> list[_Setting]:
+    """List how each setting is read and written, those that set others first."""
+    backends: Any = torch.backends
+    cudnn, mkldnn, cuda = backends.cudnn, backends.mkldnn, backends.cuda
+    kinds, attention = ("cpu", "cuda"), ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
     return [
-        (set_grad_enabled, (torch.is_grad_enabled(),)),
-        (torch.set_default_dtype, (torch.get_default_dtype(),)),
-        (_set_deterministic, (torch.are_deterministic_algorithms_enabled(), warns)),
-        *((set_autocast, (kind, torch.is_autocast_enabled(kind))) for kind in kinds),
-        *((torch.set_autocast_dtype, (kind, torch.get_autocast_dtype(kind))) for kind in kinds),
-        (torch.set_autocast_cache_enabled, (torch.is_autocast_cache_enabled(),)),
-        (torch.set_num_threads, (torch.get_num_threads(),)),
-        (torch.set_float32_matmul_precision, (torch.get_float32_matmul_precision(),)),
-        (torch.set_anomaly_enabled, (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled())),
-        *(
-            (functools.partial(setattr, cudnn, name), (getattr(cudnn, name),))
-            for name in ("benchmark", "deterministic")
-        ),
+        (torch.is_grad_enabled, set_grad_enabled),
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_default_device, _set_default_device),
+        (_deterministic, lambda given: torch.use_deterministic_algorithms(given[0], warn_only=given[1])),
+        *((partial(torch.is_autocast_enabled, kind), partial(set_autocast, kind)) for kind in kinds),
+        *((partial(torch.get_autocast_dtype, kind), partial(torch.set_autocast_dtype, kind)) for kind in kinds),
+        (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+        (torch.get_num_threads, torch.set_num_threads),
+        (_anomaly, lambda given: torch.set_anomaly_enabled(*given)),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        _attribute(backends, "fp32_precision"),
+        *(_attribute(cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
+        _attribute(mkldnn, "enabled"),
+        *(_attribute(cuda.matmul, name) for name in ("allow_tf32", *_REDUCED)),
+        *(_attribute(each, "fp32_precision") for each in (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn, mkldnn.matmul)),
+        *(_attribute(each, "fp32_precision") for each in (mkldnn.conv, mkldnn.rnn)),
+        *((getattr(cuda, f"{name}_enabled"), getattr(cuda, f"enable_{name}")) for name in attention),
     ]
 
 
-def _set_deterministic(mode: bool, warn_only: bool) -> None:
-    torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+def _attribute(holder: Any, name: str) -> _Setting:
+    return partial(getattr, holder, name), partial(setattr, holder, name)
+
+
+def _known(read: Callable[[], Any]) -> Any:
+    """Read a setting; PyTorch refuses a former name after one that its new names made."""
+    try:
+        return read()
+    except RuntimeError:
+        return _UNKNOWN
+
+
+def _set_default_device(device: torch.device) -> None:
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _deterministic() -> tuple[bool, bool]:
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.are_deterministic_algorithms_enabled(), warns
+
+
+def _anomaly() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()

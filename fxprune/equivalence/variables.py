@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
+import threading
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -122,20 +124,24 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
         value = values.pop()
         if id(value) in seen or isinstance(value, _OPAQUE):
             continue
+        restores: list[Callable[[], None]] = []
         if isinstance(value, dict):
-            inside, restore = [*value.values()], _of_table(value, always)
+            inside, restores = [*value.values()], [_of_table(value, always)]
         elif isinstance(value, _SEQUENCES):
-            inside, restore = [*value], _of_sequence(value, always)
+            inside, restores = [*value], [_of_sequence(value, always)]
         elif type(value) is tuple:
-            inside, restore = [*value], None
-        elif type(value) is types.SimpleNamespace or (is_own(type(value)) and hasattr(value, "__dict__")):
-            inside, restore = [*vars(value).values()], _of_table(vars(value), always)
+            inside = [*value]
+        elif isinstance(value, contextvars.ContextVar):
+            inside, restores = [value.get(None)], [_of_context(value)]
+        elif type(value) in (types.SimpleNamespace, threading.local) or is_own(type(value)):
+            table, slots = getattr(value, "__dict__", {}), _slots(value)
+            inside = [*table.values(), *(_in_slot(each, value) for each in slots)]
+            restores = [_of_table(table, always), *(_of_slot(each, value, always) for each in slots)]
         else:
             continue
         seen[id(value)] = value
         values += inside
-        if restore is not None:
-            yield restore
+        yield from restores
 
 
 def _of_table(table: dict[Any, Any], always: bool) -> Callable[[], None]:
@@ -148,6 +154,48 @@ def _of_table(table: dict[Any, Any], always: bool) -> Callable[[], None]:
             base = collections.OrderedDict if isinstance(table, collections.OrderedDict) else dict
             base.clear(table)  # a derived class may do more
             base.update(table, before)
+
+    return restore
+
+
+def _slots(value: Any) -> list[types.MemberDescriptorType]:
+    """List the slots of an object, in which its class keeps attributes without a table."""
+    held = [each for kind in type(value).__mro__ if is_own(kind) for each in vars(kind).values()]
+    return [each for each in held if type(each) is types.MemberDescriptorType]
+
+
+def _in_slot(slot: types.MemberDescriptorType, holder: Any) -> Any:
+    try:
+        return slot.__get__(holder)
+    except AttributeError:
+        return _MISSING
+
+
+def _of_slot(slot: types.MemberDescriptorType, holder: Any, always: bool) -> Callable[[], None]:
+    before = _in_slot(slot, holder)
+
+    def restore() -> None:
+        now = _in_slot(slot, holder)
+        if now is before or not (always or _is_of_call(now)):
+            return
+        if before is _MISSING:
+            slot.__delete__(holder)
+        else:
+            slot.__set__(holder, before)
+
+    return restore
+
+
+def _of_context(variable: contextvars.ContextVar[Any]) -> Callable[[], None]:
+    try:
+        before = variable.get()
+    except LookupError:  # nothing can remove what is set
+        before = None
+
+    def restore() -> None:
+        now = variable.get(None)
+        if now is not before and _is_of_call(now):
+            variable.set(before)
 
     return restore
 

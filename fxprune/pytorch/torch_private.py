@@ -44,6 +44,8 @@ assert_call = torch._assert
 CHECK_WITH, CHECK_ALL_WITH = "_check_with", "_check_tensor_all_with"
 # Raises RuntimeError with a message where a tensor is false; unlike `torch._assert`, it is an operator.
 assert_tensor = torch._assert_async
+KNOW_CONSTANTS = "torch.fx.experimental.proxy_tensor", "torch._subclasses.fake_tensor"
+MOST_KNOWN = "CONSTANT_NUMEL_LIMIT"  # of how many numbers at most the exporter knows a constant
 # One kernel for a whole list of tensors.
 foreach_add_, foreach_mul_, foreach_copy_ = torch._foreach_add_, torch._foreach_mul_, torch._foreach_copy_
 foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_
@@ -181,11 +183,9 @@ def places_of(tensors: Sequence[torch.Tensor]) -> list[int]:
     return list(map(torch.Tensor.data_ptr, tensors))
 
 
-def step_hooks_of(optimizer: Optimizer) -> tuple[list[Any], list[Any]]:
+def step_hooks_of(optimizer: Optimizer) -> list[list[Any]]:
     """List an optimizer's hooks before and after each step; wrappers of optimizers have none."""
-    names = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
-    before, after = (list(getattr(optimizer, name, {}).values()) for name in names)
-    return before, after
+    return [[*getattr(optimizer, f"_optimizer_step_{when}_hooks", {}).values()] for when in ("pre", "post")]
 
 
 def put_innermost(optimizer: Optimizer, before: RemovableHandle, after: RemovableHandle) -> None:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.middle import Small
 from helpers.unequal import narrow_unequal
 from samples import SAMPLES, Net, conv, free, linear
 from torch import nn
@@ -156,6 +157,10 @@ class OfItself(nn.Module):
     [
         ("bias", lambda w: torch.dot(w, w)),
         ("bias", lambda w: (w[None] @ w[:, None])[0, 0]),
+        ("bias", lambda w: torch.linalg.vecdot(w, w.relu())),
+        ("bias", lambda w: torch.outer(w, w) @ w),
+        ("bias", lambda w: torch.addmv(w, torch.outer(w, w), w)),
+        ("bias", lambda w: F.conv1d(w[None, :, None], w[None, :, None])[0, 0, 0]),
         ("weight", lambda w: torch.dot(w[:6, 0, 0, 0], w[:6, 0, 0, 0])),
         ("weight", lambda w: torch.mv(w[:6, :6, 0, 0], w[:6, 0, 0, 0]).sum()),
     ],
@@ -166,3 +171,21 @@ def test_a_product_of_a_layers_own_parameters_has_all_its_terms(layer, name, pro
     model = nn.Sequential(conv(3, 8), layer, nn.ReLU(), conv(6, 4))
     proof = fxprune.prove(model, IMAGE)
     assert proof.passed and "0.weight" in proof.plan.widths, proof
+
+
+class Mixed(nn.Module):
+    """Mixes the rows of a weight by a matrix of its own."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.by = nn.Parameter(torch.randn(width, width) / width)
+
+    def forward(self, w):
+        return (self.by @ w.flatten(1)).view_as(w)
+
+
+def test_a_matrix_of_a_layer_reads_the_rows_of_its_weight():
+    model = Small(lambda s, y: s.c(y)).eval()
+    model.c = nn.Conv2d(8, 8, 1)
+    nn.utils.parametrize.register_parametrization(model.c, "weight", Mixed(8))
+    assert any("parametrizations" in name for name in fxprune.prove(model, IMAGE).plan.widths)

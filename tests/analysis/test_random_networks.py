@@ -110,7 +110,11 @@ FAULTS = {
         "Wrong: concentrated: ",
         50,
     ),
-    "columns are taken for rows": (lambda m: m.setattr(Call, "read", Call.tie), "Wrong: narrow: ", 0),
+    "columns are taken for rows": (
+        lambda m: m.setattr(Call, "read", lambda s, ids, of: s.tie(ids)),
+        "Wrong: narrow: ",
+        0,
+    ),
     "an average is not balanced": (lambda m: m.setattr(Call, "balance", lambda *_: None), "Wrong: narrow: ", 33),
     "a product is not multiplied": (case_of(operator.matmul), "Wrong: narrow: ", 12),
     "columns are not added up": (

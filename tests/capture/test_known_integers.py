@@ -118,3 +118,59 @@ def test_a_tensor_that_is_filled_bit_by_bit_is_read_by_the_graph():
     model = Small(filled).eval()
     graph = capture(model, (IMAGES,))
     torch.testing.assert_close(graph(IMAGES), model(IMAGES))
+
+
+def numpy_before(places):
+    return places, places.numpy()
+
+
+def of_an_array(_):
+    array = np.array([2, 0])
+    return torch.from_numpy(array), array
+
+
+def of_a_buffer(_):
+    buffer = np.array([2, 0])
+    return torch.frombuffer(buffer, dtype=torch.int64), buffer
+
+
+@pytest.mark.parametrize("shared", [numpy_before, of_an_array, of_a_buffer])
+def test_an_array_shows_no_write_of_a_trace(shared):
+    def stale(s, y):
+        places, array = shared(torch.tensor([2, 0]))
+        places[0] = y.shape[0]
+        return y * array[0].item()
+
+    with pytest.raises(CaptureError, match="memory that is an array's, too"):
+        fxprune.couple(Small(stale).eval(), IMAGES)
+
+
+EXPORTED = {
+    "bool": lambda places: 2 if places else 3,
+    "item": lambda places: places.item() + 1,
+    "any": lambda places: 2 if (places > 0).any() else 3,
+}
+
+
+@pytest.mark.parametrize("read", EXPORTED)
+def test_an_export_reads_no_number_of_before(read):
+    def stale(s, y):
+        places = torch.tensor([1])
+        places[0] = y.shape[0] - 1  # through a view
+        return y * EXPORTED[read](places)
+
+    with pytest.raises(CaptureError, match="cannot export"):
+        capture(Small(stale).eval(), (IMAGES,), ways=["export"])
+
+
+def test_an_export_writes_into_a_constant():
+    def written(s, y):
+        scale = torch.tensor([1.0, 1.0])
+        scale[0] = y.shape[0]
+        return y * scale[0]
+
+    model = Small(written).eval()
+    graph = capture(model, (IMAGES,), ways=["export"])
+    for batch in (1, 3):
+        images = torch.randn(batch, *IMAGES.shape[1:])
+        torch.testing.assert_close(graph(images), model(images))

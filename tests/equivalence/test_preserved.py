@@ -1,7 +1,9 @@
 """After a capture, successful or refused, nothing of the user's is another than before."""
 
 import contextlib
+import contextvars
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -118,6 +120,40 @@ def in_settings(net):
     torch.set_default_dtype(torch.float64)
 
 
+def in_precisions(net):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.enabled = torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.enable_math_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(False)
+
+
+def in_the_default_device(net):
+    torch.set_default_device("cpu:0")
+
+
+class Slotted:
+    __slots__ = ("one", "other")
+
+    def __init__(self):
+        self.one = None
+
+
+SLOTS, THREAD, HERE = Slotted(), threading.local(), contextvars.ContextVar("HERE")
+
+
+def in_slots(net):
+    SLOTS.one = SLOTS.other = net.held.one = net.w * 2
+
+
+def in_a_thread(net):
+    THREAD.one = net.w * 2
+
+
+def in_a_context(net):
+    HERE.set(net.w * 2)
+
+
 def in_random_numbers(net):
     torch.manual_seed(0), random.seed(0), np.random.seed(0)
 
@@ -130,7 +166,7 @@ class Net(nn.Module):
         self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
         self.w = nn.Parameter(torch.rand(8))
         self.register_buffer("scale", torch.ones(8))
-        self.calls, self.change = 0, change
+        self.calls, self.change, self.held = 0, change, Slotted()
 
     def forward(self, x):
         self.change(self)
@@ -148,12 +184,16 @@ def state_of(net):
         "attributes": [(name, key, repr(value)) for name, table in attributes for key, value in table.items()],
         "variables": (
             list(KEPT), CALLS["shapes"], Net.latest, hasattr(Net, "newest"), "NEW" in globals(),
-            in_new_variables.__defaults__, dict(SHELF),
+            in_new_variables.__defaults__, dict(SHELF), SLOTS.one, hasattr(SLOTS, "other"), net.held.one,
+            dict(vars(THREAD)), HERE.get(None),
         ),
         "settings": (
             torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(), torch.is_autocast_enabled("cpu"),
-            torch.get_autocast_dtype("cpu"), torch.get_float32_matmul_precision(),
+            torch.get_autocast_dtype("cpu"), torch.get_float32_matmul_precision(), torch.get_default_device(),
+            torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled, torch.backends.mkldnn.enabled,
+            torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.math_sdp_enabled(),
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction, torch.backends.cuda.flash_sdp_enabled(),
         ),
         "random": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),
     }  # fmt: skip
@@ -162,7 +202,8 @@ def state_of(net):
 CHANGES = [
     by_numpy, by_a_copy_in_numpy, by_an_array_of_before, by_an_array_of_the_first_call, by_dlpack, by_its_storage,
     by_data, by_set, by_other_types, in_a_buffer, in_the_network_itself, by_a_parameter_of_its_own, in_gradients,
-    in_variables, in_new_variables, in_a_closure(), in_settings, in_random_numbers,
+    in_variables, in_new_variables, in_a_closure(), in_settings, in_precisions,
+    in_the_default_device, in_slots, in_a_thread, in_a_context, in_random_numbers,
 ]  # fmt: skip
 
 
@@ -181,6 +222,7 @@ def test_nothing_of_the_users_changes(change, check):
         after = state_of(net)
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
         torch.use_deterministic_algorithms(False)
     for what in before:
         assert after[what] == before[what], what
@@ -201,3 +243,13 @@ def test_no_copy_of_weights_is_kept_where_nothing_else_holds_their_memory(monkey
     monkeypatch.setattr(torch.Tensor, "clone", lambda x, *args, **named: copied.append(x) or clone(x, *args, **named))
     with preserved(net):
         assert not any(each.data_ptr() == weight.data_ptr() for each in copied for weight in net.parameters())
+
+
+def test_settings_of_precision_by_their_new_names_are_taken():
+    given = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"  # after which PyTorch refuses the former name
+        fxprune.couple(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)), IMAGES)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = given

@@ -79,7 +79,7 @@ def swapped_convolution(call):
     if weight.shape[0] != weight.shape[1]:
         return convolution.convolution(call)
     rows = call.axes(weight)[1]
-    call.read(call.unify(call.axes(weight)[0], call.axes(x)[1]))
+    call.read(call.unify(call.axes(weight)[0], call.axes(x)[1]), of=call.axes(x)[1])
     call.tie(rows)
     return (None, call.unify(rows, call.axes(call.args[2])[0]), None, None)
 
@@ -110,7 +110,7 @@ BROKEN = {
     "a norm is not tied": ("batch norm", rule_of(BATCH_NORM, untied_norm), ANALYSIS, A, "b ("),
     "weight axes are swapped": ("residual", rule_of(CONVOLUTION, swapped_convolution), ANALYSIS, A, "c ("),
     "halves are one half": ("split and turned round", rule_of(SPLIT, first_half_only), ANALYSIS, A, "b ("),
-    "columns are taken for rows": ("relu", method_of(Call, "read", Call.tie), REWRITE, A, "b ("),
+    "columns are taken for rows": ("relu", method_of(Call, "read", lambda s, ids, of: s.tie(ids)), REWRITE, A, "b ("),
     "heads are not bundled": (
         "attention with heads by view",
         method_of(Call, "unify_rows", first_row),

@@ -137,7 +137,7 @@ def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:
         inside = call.unify_rows(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
         call.unify_rows(rows.reshape(groups, -1), f"{groups} groups of {len(rows) // groups} output channels")
         call.unify(inside, columns)
-        call.read(columns)
+        call.read(columns, of=x)
 
 
 def grouped_transposed(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
@@ -159,7 +159,7 @@ def grouped_transposed(call: Call, x: Ids | None, label: Label, groups: int) -> 
         return call.channels.copies(np.repeat(x, call.args[1].shape[1]))
     inside = call.unify_rows(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
     call.unify(np.tile(inside, groups), columns)
-    call.read(columns)
+    call.read(columns, of=x)
     call.tie(rows)
     _needs_count(call, x)
     return None if rows is None else call.channels.copies(np.tile(rows, groups))

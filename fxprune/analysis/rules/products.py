@@ -29,7 +29,7 @@ def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> No
         return
     call.unify(x, columns)
     if weight.is_parameter:
-        call.read(columns)
+        call.read(columns, of=x)
     else:
         call.freeze("read by a weight that is computed, not stored", x)
 
@@ -38,13 +38,11 @@ def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_righ
     """Contract one axis of each operand, given their ids: a sum of products."""
     if left.is_parameter and right.is_parameter and (call.node is None or on_left is None or on_right is None):
         call.freeze("product of two parameters", on_left, on_right)
-    elif left.is_parameter and right.is_parameter and not call.is_given(on_left):
-        call.freeze("product of a layer's own parameters", on_left, on_right)
     elif left.is_parameter and right.is_parameter:
         # The first is taken for an activation, such as a query that is learned.
         call.unify(on_left, on_right)
         call.tie(on_left)
-        call.read(on_right)
+        call.read(on_right, of=on_left)
     elif left.is_parameter:
         read_by(call, on_right, on_left, left)
     elif right.is_parameter:

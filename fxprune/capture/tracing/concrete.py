@@ -35,6 +35,7 @@ from fxprune.pytorch.torch_private import (
 from .integers import integers_recorded
 from .keys import SizeAsKey
 from .known import as_number, known, take_numbers_first, with_numbers
+from .own_tensors import note_written
 from .proxies import ConcreteProxy, ConcreteShape
 from .symbolic import CallSite, SymbolicTracer
 
@@ -283,7 +284,7 @@ def _calls_recorded(tracer: ConcreteTracer) -> Iterator[None]:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             if any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):
-                tracer.written += [x for x in pytree.tree_leaves(kwargs.get("out")) if type(x) is torch.Tensor]
+                note_written(tracer, kwargs.get("out"))
                 return tracer.create_proxy("call_function", function, args, kwargs)
             return function(*args, **kwargs)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from fxprune.pytorch.data_writes import number_reads
 from fxprune.pytorch.source import is_tracing_code
 from fxprune.pytorch.torch_private import (
     TorchDispatchMode,
@@ -24,6 +25,8 @@ from fxprune.pytorch.torch_private import (
     storage_id,
     tensor_tables,
 )
+
+from .recorder import ObjectAskedError
 
 if TYPE_CHECKING:
     from .symbolic import SymbolicTracer
@@ -84,7 +87,8 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
                 table[name] = memo[id(tensor)]
                 replaced.append((table, name, tensor))
                 tracer.held_elsewhere.setdefault(id(tensor), (tensor, memo[id(tensor)]))
-    with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}), _readings_checked(tracer):
+    stored = {storage_id(own) for own in memo.values() if own.numel()}
+    with _Numbers(tracer, stored), number_reads(functools.partial(_is_read, tracer)):
         try:
             yield
         finally:  # what reads the module afterwards must record nothing
@@ -117,9 +121,32 @@ class _Numbers(TorchDispatchMode):
 
 def check_unwritten(tracer: SymbolicTracer, value: Any) -> None:
     """Raise TraceError if a plain tensor is read into which only the graph has written."""
-    written = {storage_id(each) for each in tracer.written}
-    if _Numbers._is_in(written, value):
+    if _Numbers._is_in({storage_id(each) for each in tracer.written}, value):
         raise tracer.refusal(read_after_write())
+
+
+def note_written(tracer: SymbolicTracer, values: Any) -> None:
+    """Note plain tensors into which the graph writes.
+
+    Raises:
+        ObjectAskedError: an array has the same memory, and would show no write.
+    """
+    for each in pytree.tree_leaves(values):
+        if type(each) is torch.Tensor:
+            tracer.written.append(each)
+            with tracer.modes.pause():
+                is_own = each.layout != torch.strided or each.is_meta or each.untyped_storage().resizable()
+            if not is_own or _Numbers._is_in(set(map(storage_id, tracer.lent)), each):
+                error = ObjectAskedError("the model writes what it computes into memory that is an array's, too")
+                error.add_note("Make a tensor of its own: `torch.tensor(array)`.")
+                raise tracer.refusal(error)
+
+
+def _is_read(tracer: SymbolicTracer, tensor: torch.Tensor) -> None:
+    """Check a tensor whose numbers are read from memory, which no operator shows, now or later."""
+    if not tracer.modes.paused and type(tensor) is torch.Tensor:
+        check_unwritten(tracer, tensor)
+        tracer.lent.append(tensor)
 
 
 def read_after_write() -> fx.proxy.TraceError:
@@ -127,31 +154,6 @@ def read_after_write() -> fx.proxy.TraceError:
     error = fx.proxy.TraceError("the model reads numbers of a tensor after it wrote computed ones into it")
     error.add_note("Make the tensor of all its numbers at once.")
     return error
-
-
-@contextlib.contextmanager
-def _readings_checked(tracer: SymbolicTracer) -> Iterator[None]:
-    """Check what reads numbers from memory, which no operator shows."""
-
-    def checked(name: str) -> Any:
-        original = getattr(torch.Tensor, name)
-
-        @functools.wraps(original)
-        def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if tracer.written and not tracer.modes.paused:
-                check_unwritten(tracer, tensor)
-            return original(tensor, *args, **kwargs)
-
-        return read
-
-    names = [name for name in ("tolist", "numpy") if name not in vars(torch.Tensor)]
-    for name in names:
-        setattr(torch.Tensor, name, checked(name))
-    try:
-        yield
-    finally:
-        for name in names:
-            delattr(torch.Tensor, name)
 
 
 def _own(tensor: torch.Tensor, name: str, tracer: SymbolicTracer) -> OwnTensor:

@@ -18,6 +18,7 @@ from .claimed_types import claims_type
 from .integers import TRUNC, recorded_method
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
 from .numpy_functions import called
+from .own_tensors import note_written
 
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
@@ -104,8 +105,7 @@ class InPlaceProxy(fx.Proxy):
             if isinstance(leaf, InPlaceProxy):
                 leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))  # type: ignore[attr-defined]
                 written = [(kwargs or {}).get("out"), args[:1] if _writes(orig_method) else ()]
-                plain = (each for each in pytree.tree_leaves(written) if type(each) is torch.Tensor)
-                leaf.tracer.written.extend(plain)  # type: ignore[attr-defined]
+                note_written(leaf.tracer, written)  # type: ignore[arg-type]
                 break
         return super().__torch_function__(recorded_method(orig_method), types, args, kwargs)
 

@@ -87,6 +87,7 @@ class SymbolicTracer(fx.Tracer):
         # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
         self.overwritten: dict[str, Any] = {}
         self.written: list[torch.Tensor] = []  # plain tensors into which the model writes what is traced
+        self.lent: list[torch.Tensor] = []  # those whose memory it has got, as an array
 
     def again(self, root: nn.Module) -> SymbolicTracer:
         """Make a tracer like this one, for another copy of the model."""
