@@ -84,13 +84,15 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
                 table[name] = memo[id(tensor)]
                 replaced.append((table, name, tensor))
                 tracer.held_elsewhere.setdefault(id(tensor), (tensor, memo[id(tensor)]))
-    with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}), _readings_checked(tracer):
+    stored = {storage_id(tensor) for _, _, tensor in replaced if tensor.numel()}
+    with _Numbers(tracer, stored), _readings_checked(tracer):
         try:
             yield
         finally:  # what reads the module afterwards must record nothing
             for table, name, tensor in replaced:
                 if table.get(name) is memo[id(tensor)]:
                     table[name] = tensor
+            tracer.held_elsewhere.clear()  # else they would stay until garbage is collected, and count as owners
 
 
 class _Numbers(TorchDispatchMode):
