@@ -68,12 +68,16 @@ class _Snapshot:
         self.shared = [x for x in plain if _may_change(x, owners)]
         self._facts = [(each, each.detach(), each.requires_grad, each.grad if each.is_leaf else None) for each in tensors]
         modules = list(model.modules())
-        self._tables = [(table, [*table], [*table.values()]) for module in modules for table in _tables(module)]
+        tables = [table for module in modules for table in _tables(module)]
+        self._empty = [table for table in tables if not table]  # most of them
+        self._tables = [(table, [*table], [*table.values()]) for table in tables if table]
         self._variables = Variables(modules)
 
     def restore(self) -> None:
         """Restore all but numbers."""
         self._variables.restore()
+        for empty in filter(None, self._empty):
+            empty.clear()
         for table in self._tables:
             _restore_table(*table)
         for each in self._facts:
