@@ -66,7 +66,7 @@ class _Snapshot:
         owners = collections.Counter(map(storage_id, plain))
         self.storages = set(owners)
         self.shared = [x for x in plain if _may_change(x, owners)]
-        self._facts = [(each, each.detach(), each.requires_grad, each.grad if each.is_leaf else None) for each in tensors]
+        self._facts = [(x, x.detach(), x.requires_grad, x.grad if x.is_leaf else None) for x in tensors]
         modules = list(model.modules())
         tables = [table for module in modules for table in _tables(module)]
         self._empty = [table for table in tables if not table]  # most of them
