@@ -83,7 +83,13 @@ def batch_of(inputs: Inputs) -> int:
 
 def as_meta(inputs: Inputs) -> Inputs:
     """Copy the inputs to the meta device, without numbers."""
-    meta: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="meta"), inputs)
+
+    def copied(x: torch.Tensor) -> torch.Tensor:
+        if x.is_meta and x.is_contiguous():  # for which PyTorch would find the strides in Python
+            return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+        return torch.empty_like(x, device="meta")
+
+    meta: Inputs = pytree.tree_map_only(torch.Tensor, copied, inputs)
     return meta
 
 

@@ -38,7 +38,6 @@ from .preserved import preserved
 from .programs import HistoryQuestions, RealRun, only_the_model_asks
 from .training import noise_in_weights, training_difference
 from .under_autocast import difference_under_autocast
-from .variables import variables_restored
 from .without_numbers import are_shown_equal
 
 # The key in a captured graph's `meta` that says what could not be compared.
@@ -137,7 +136,7 @@ def _is_proven_in_training(pair: Pair, inputs: Inputs) -> bool:
 
 def _in_eval(pair: Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
-    with variables_restored(list(pair.model.modules())):  # no copy has variables of its own
+    with preserved(pair.model):  # no copy has variables of its own
         shown = are_shown_equal(pair, first)
     if shown:
         pair.proven = pair.proven_at_first = pair.alike = True

@@ -16,6 +16,7 @@ import gc
 import hashlib
 import io
 import itertools
+import operator
 import sys
 import types
 import warnings
@@ -44,23 +45,50 @@ _MOST = 10_000  # a larger nest is data
 _NUMBERS = itertools.count()
 
 Contents = dict[tuple[int, str], list[str]]
+# By identity of a module that holds only what nobody can change: names and values of its attributes, and contents.
+Constants = dict[int, tuple[list[str], list[Any], Contents]]
 
 
-def contents_of(modules: Collection[nn.Module]) -> Contents:
+def contents_of(modules: Collection[nn.Module], known: Constants | None = None) -> Contents:
     """Map places to descriptions: (id of a module, attribute), or (0, global variable).
 
-    What is at two places is described at the first one.
+    What is at two places is described at the first one. ``known`` holds what an earlier call found, and gets more.
     """
     kinds = kinds_of(modules)
-    found = itertools.chain(*reached((*modules, *kinds)).values())
-    named = sorted(found, key=lambda place: _is_function(place[0][place[1]]))
+    variables = itertools.chain(*reached((*modules, *kinds)).values())
+    named = sorted(variables, key=lambda place: _is_function(place[0][place[1]]))
     places: dict[tuple[int, str], Any] = {(0, f"{scope.get('__name__')}.{name}"): scope[name] for scope, name in named}
     places |= {(0, f"{kind.__name__}.{name}"): value for kind in kinds for name, value in attributes_of(kind)}
-    places |= {(id(module), name): value for module in modules for name, value in attributes_of(module)}
+    constants: Contents = {}
+    known = {} if known is None else known
+    for module in modules:
+        if found := _constants_of(module, known):
+            constants |= found
+        else:
+            places |= {(id(module), name): value for name, value in attributes_of(module)}
     seen: dict[int, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
-        return {place: _described(value, seen) for place, value in places.items()}
+        return constants | {place: _described(value, seen) for place, value in places.items()}
+
+
+def _constants_of(module: nn.Module, known: Constants) -> Contents | None:
+    """Describe a module that holds only constants beside its tensors; None for others."""
+    held = vars(module)
+    names, values, contents = known.get(id(module), ([], [], {}))
+    if any(map(held.get, _TABLES)):  # layers or hooks
+        return None
+    if not contents or len(held) != len(names) or [*held] != names or not all(map(operator.is_, held.values(), values)):
+        attributes = attributes_of(module)
+        if not all(map(_is_constant, (value for _, value in attributes))):
+            return None
+        contents = {(id(module), name): [repr(value)] for name, value in attributes}
+        known[id(module)] = [*held], [*held.values()], contents
+    return contents
+
+
+def _is_constant(value: Any) -> bool:
+    return type(value) in _SINGLE or (type(value) is tuple and _SINGLE.issuperset(map(type, value)))
 
 
 def configuration_of(model: nn.Module) -> str:
@@ -110,7 +138,7 @@ def is_own(of: Any) -> bool:
 
 
 def _described(value: Any, seen: dict[int, Any]) -> list[str]:
-    if type(value) in _SINGLE or (type(value) is tuple and _SINGLE.issuperset(map(type, value))):  # most of them
+    if _is_constant(value):  # most of them
         return [repr(value)]
     return [*itertools.islice(_leaves(value, seen), _MOST)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -20,36 +21,67 @@ from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import set_grad_enabled, storage_id, storage_owners, tensor_tables
 
 from .observation import generators_restored
-from .variables import variables_restored
+from .variables import Variables
 from .watch import Watch, has_storage, hold_the_same, lends_noted
 
 _COVERED: set[int] = set()  # storages that a block outside preserves
+_OPEN: dict[int, _Snapshot] = {}  # of the networks that a block outside preserves, by identity
 
 
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Restore a network after the block, with its attributes, hooks and settings of PyTorch."""
-    tensors = list({id(tensor): tensor for _, tensor in named_tensors(model)}.values())
-    plain = [each for each in tensors if has_storage(each) and not each.is_meta]
-    owners = collections.Counter(map(storage_id, plain))
-    new = set(owners) - _COVERED
-    copied = [(x.detach(), x.detach().clone()) for x in plain if storage_id(x) in new and _may_change(x, owners)]
-    facts = [(each, each.detach(), each.requires_grad, each.grad if each.is_leaf else None) for each in tensors]
-    modules = list(model.modules())
-    tables = [(table, dict(table)) for module in modules for table in _tables(module)]
-    with generators_restored(), lends_noted(copied.append), _settings_restored(), variables_restored(modules):
-        _COVERED.update(new)
-        try:
+    """Restore a network after the block, with its attributes, hooks and settings of PyTorch.
+
+    A block inside another one of the same network restores what that one found.
+    """
+    outer = _OPEN.get(id(model))
+    snapshot = _OPEN[id(model)] = outer or _Snapshot(model)
+    new = snapshot.storages - _COVERED
+    copied = [(x.detach(), x.detach().clone()) for x in snapshot.shared if storage_id(x) in new]
+    _COVERED.update(new)
+    try:
+        with generators_restored(), lends_noted(copied.append), _settings_restored():
             yield
-        finally:
-            _COVERED.difference_update(new)
-            for table, before in tables:
-                _restore_table(table, before)
-            for each in facts:
-                _restore_facts(*each)
-            for memory, values in copied:
-                if not hold_the_same(memory, values):
-                    memory.copy_(values)
+    finally:
+        _COVERED.difference_update(new)
+        if outer is None:
+            del _OPEN[id(model)]
+        snapshot.restore()
+        for memory, values in copied:
+            if not hold_the_same(memory, values):
+                memory.copy_(values)
+
+
+class _Snapshot:
+    """What a network and its variables are.
+
+    Attributes:
+        storages: where its tensors lie.
+        shared: tensors whose numbers may change where nobody sees it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        tensors = list({id(tensor): tensor for _, tensor in named_tensors(model)}.values())
+        plain = [each for each in tensors if has_storage(each) and not each.is_meta]
+        owners = collections.Counter(map(storage_id, plain))
+        self.storages = set(owners)
+        self.shared = [x for x in plain if _may_change(x, owners)]
+        self._facts = [(x, x.detach(), x.requires_grad, x.grad if x.is_leaf else None) for x in tensors]
+        modules = list(model.modules())
+        tables = [table for module in modules for table in _tables(module)]
+        self._empty = [table for table in tables if not table]  # most of them
+        self._tables = [(table, [*table], [*table.values()]) for table in tables if table]
+        self._variables = Variables(modules)
+
+    def restore(self) -> None:
+        """Restore all but numbers."""
+        self._variables.restore()
+        for empty in filter(None, self._empty):
+            empty.clear()
+        for table in self._tables:
+            _restore_table(*table)
+        for each in self._facts:
+            _restore_facts(*each)
 
 
 @contextlib.contextmanager
@@ -82,10 +114,10 @@ def _holds_layers(table: dict[Any, Any]) -> bool:
     return any(isinstance(each, nn.Module) for each in table.values())
 
 
-def _restore_table(table: dict[str, Any], before: dict[str, Any]) -> None:
-    if list(table) != list(before) or any(table[name] is not value for name, value in before.items()):
+def _restore_table(table: dict[str, Any], names: list[str], values: list[Any]) -> None:
+    if [*table] != names or not all(map(operator.is_, table.values(), values)):
         table.clear()
-        table.update(before)
+        table.update(zip(names, values, strict=True))
 
 
 def _restore_facts(tensor: Tensor, memory: Tensor, requires_grad: bool, grad: Tensor | None) -> None:

@@ -8,7 +8,6 @@ there. The network's own attributes are always as before.
 from __future__ import annotations
 
 import collections
-import contextlib
 import contextvars
 import threading
 import types
@@ -27,38 +26,42 @@ _MISSING = object()
 _SEQUENCES = list, collections.deque, set
 
 
-@contextlib.contextmanager
-def variables_restored(modules: Collection[nn.Module]) -> Iterator[None]:
-    """Restore what got a tensor or a proxy in the block, and remove new names that did."""
-    restores, values = [], []
-    scopes: dict[int, tuple[dict[str, Any], set[str]]] = {}
-    own = [value for module in modules for _, value in attributes_of(module)]
-    for function, names in reached((*modules, *kinds_of(modules))).items():
-        scopes.setdefault(id(function.__globals__), (function.__globals__, set(function.__globals__)))
-        values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        for scope, name in names:
-            restores.append(_of_entry(scope, name))
-            values.append(scope[name])
-        for cell in function.__closure__ or ():
-            if cell != types.CellType():  # an empty one
-                restores.append(_of_cell(cell))
-                values.append(cell.cell_contents)
-    for kind in kinds_of(modules):
-        for name, value in attributes_of(kind):
-            restores.append(_of_class(kind, name))
-            values.append(value)
-    kinds = [(kind, set(vars(kind))) for kind in kinds_of(modules)]
-    restores += _of_containers(values)
-    always = [*_of_containers(own, always=True)]
-    try:
-        yield
-    finally:
-        for restore in (*restores, *always):
+class Variables:
+    """The variables, classes and closures that the code of modules names, as they are."""
+
+    def __init__(self, modules: Collection[nn.Module]) -> None:
+        """Note all of them, and what attributes of the modules hold."""
+        self._restores, values = [], []
+        self._scopes: dict[int, tuple[dict[str, Any], set[str]]] = {}
+        own = [value for module in modules for _, value in attributes_of(module)]
+        kinds = kinds_of(modules)
+        for function, names in reached((*modules, *kinds)).items():
+            if id(function.__globals__) not in self._scopes:
+                self._scopes[id(function.__globals__)] = function.__globals__, set(function.__globals__)
+            values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+            for scope, name in names:
+                self._restores.append(_of_entry(scope, name))
+                values.append(scope[name])
+            for cell in function.__closure__ or ():
+                if cell != types.CellType():  # an empty one
+                    self._restores.append(_of_cell(cell))
+                    values.append(cell.cell_contents)
+        for kind in kinds:
+            for name, value in attributes_of(kind):
+                self._restores.append(_of_class(kind, name))
+                values.append(value)
+        self._kinds = [(kind, set(vars(kind))) for kind in kinds]
+        self._restores += _of_containers(values)
+        self._restores += _of_containers(own, always=True)
+
+    def restore(self) -> None:
+        """Restore what got a tensor or a proxy since, and remove new names that did."""
+        for restore in self._restores:
             restore()
-        for scope, known in scopes.values():
+        for scope, known in self._scopes.values():
             for name in _new_names(scope, known):
                 del scope[name]
-        for kind, known in kinds:
+        for kind, known in self._kinds:
             for name in _new_names(vars(kind), known):
                 delattr(kind, name)
 

@@ -100,15 +100,16 @@ def _copy(model: nn.Module, memo: dict[int, Any], only_runs: bool = False) -> nn
 def _inside(root: nn.Module) -> list[tuple[str, nn.Module]]:
     """List all modules under all their names, each with its prefix of the names inside it."""
     found: list[tuple[str, nn.Module]] = []
-
-    def enter(prefix: str, module: nn.Module) -> None:
-        found.append((prefix, module))
-        for name, child in children_of(module):
-            if child is not None:
-                enter(f"{prefix}{name}.", child)
-
-    enter("", root)
+    _enter("", root, found)
     return found
+
+
+def _enter(prefix: str, module: nn.Module, found: list[tuple[str, nn.Module]]) -> None:
+    # No function in a function: one that calls itself would keep the copy of a network until garbage is collected.
+    found.append((prefix, module))
+    for name, child in children_of(module):
+        if child is not None:
+            _enter(f"{prefix}{name}.", child, found)
 
 
 def kept_tensors(module: nn.Module) -> list[torch.Tensor]:

@@ -9,6 +9,7 @@ import types
 import pytest
 import torch
 from helpers.middle import IMAGES, Small
+from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
@@ -146,6 +147,31 @@ def test_a_hit_of_a_bounded_cache_is_no_state_and_an_entry_is():
     assert contents_of([net]) == before
     net.table("c")
     assert contents_of([net]) != before
+
+
+def another_constant(layer):
+    vars(layer)["eps"] = 0.5
+
+
+def one_more_attribute(layer):
+    vars(layer)["seen"] = True
+
+
+def a_hook(layer):
+    layer.register_forward_hook(lambda *_: None)
+
+
+def a_list_in_place_of_a_constant(layer):
+    vars(layer)["eps"] = [layer.eps]
+
+
+@pytest.mark.parametrize("change", [another_constant, one_more_attribute, a_hook, a_list_in_place_of_a_constant])
+def test_a_layer_of_constants_is_described_anew_after_a_change(change):
+    layer, known = nn.BatchNorm2d(4), {}
+    before = contents_of([layer], known)
+    assert before == contents_of([layer], known) == contents_of([layer]) and known
+    change(layer)
+    assert contents_of([layer], known) == contents_of([layer]) != before
 
 
 def halves_in_a_list(net):

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import gc
 import random
 import threading
 
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 
 import fxprune
+from fxprune.equivalence import preserved
 from fxprune.errors import FxpruneError
+from fxprune.pytorch.torch_private import storage_owners
 
 IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 KEPT = {}  # what a network holds of itself where no copy finds it
@@ -236,8 +239,6 @@ def test_weights_in_float64_that_a_network_writes_to_are_as_before_a_comparison(
 
 
 def test_no_copy_of_weights_is_kept_where_nothing_else_holds_their_memory(monkeypatch):
-    from fxprune.equivalence import preserved
-
     net, copied = Net(lambda _: None).eval(), []
     clone = torch.Tensor.clone
     monkeypatch.setattr(torch.Tensor, "clone", lambda x, *args, **named: copied.append(x) or clone(x, *args, **named))
@@ -253,3 +254,31 @@ def test_settings_of_precision_by_their_new_names_are_taken():
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         torch.backends.cuda.matmul.fp32_precision = given
+
+
+def test_a_coupling_that_is_gone_holds_no_memory_of_weights(monkeypatch):
+    net = Net(lambda _: None).eval()
+    before = [storage_owners(x) for x in (*net.parameters(), *net.buffers())]
+    gc.collect()
+    monkeypatch.setattr(gc, "enable", lambda: None)  # a coupling enables what was enabled
+    gc.disable()
+    fxprune.couple(net, IMAGES)
+    after = [storage_owners(x) for x in (*net.parameters(), *net.buffers())]
+    monkeypatch.undo()
+    gc.enable()
+    assert after == before
+
+
+def test_a_block_inside_another_one_restores_at_once():
+    net = Net(lambda _: None).eval()
+    before = state_of(net)
+    with preserved(net):
+        with preserved(net):
+            net.calls += 1
+            net.w.requires_grad_(False)
+            net.a.register_forward_hook(lambda *_: None)
+            Net.latest = net.w * 2
+            torch.set_num_threads(torch.get_num_threads() + 1)
+            torch.manual_seed(1)
+        assert state_of(net) == before
+    assert state_of(net) == before

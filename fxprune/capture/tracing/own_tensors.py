@@ -87,7 +87,7 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
                 table[name] = memo[id(tensor)]
                 replaced.append((table, name, tensor))
                 tracer.held_elsewhere.setdefault(id(tensor), (tensor, memo[id(tensor)]))
-    stored = {storage_id(own) for own in memo.values() if own.numel()}
+    stored = {storage_id(tensor) for _, _, tensor in replaced if tensor.numel()}
     with _Numbers(tracer, stored), number_reads(functools.partial(_is_read, tracer)):
         try:
             yield
@@ -95,6 +95,7 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
             for table, name, tensor in replaced:
                 if table.get(name) is memo[id(tensor)]:
                     table[name] = tensor
+            tracer.held_elsewhere.clear()  # else they would stay until garbage is collected, and count as owners
 
 
 class _Numbers(TorchDispatchMode):

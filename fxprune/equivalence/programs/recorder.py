@@ -27,7 +27,7 @@ from fxprune.pytorch.torch_private import (
     written_by,
 )
 
-from ..contents import contents_of
+from ..contents import Constants, contents_of
 from ..observation import autocast_watched
 from .layers import Settings, is_plain, layers_recorded, own_modes_only
 
@@ -57,6 +57,7 @@ class Recorder(TorchDispatchMode):
         # What attention returned on numbers, by what it got: sizes, strides and type.
         self.attended: dict[Any, tuple[Any, ...]] = {}
         self._network = network
+        self._constants: Constants = {}  # of the network
         # By identity: a tensor, and its stored name; or the call, and its operator or input there.
         self._origins: dict[int, tuple[weakref.ref[Tensor], Any]] = {}
         # A constant that only the graph stores has no name in the model.
@@ -115,7 +116,7 @@ class Recorder(TorchDispatchMode):
         kind, keys, *rest = np.random.get_state()
         tables = [(name, id(tensor)) for name, tensor in named_tensors(self._network)]
         state = tables, random.getstate(), kind, np.asarray(keys).tobytes(), rest, torch_state()
-        return state, contents_of(list(self._network.modules()))
+        return state, contents_of(list(self._network.modules()), self._constants)
 
     def _is_computed(self, origin: Any) -> bool:
         """Tell whether a tensor is an input or a stored one, or comes of one."""
