@@ -101,8 +101,27 @@ def test_what_no_graph_asks_refuses_the_model(what):
         capture(Small(BEHIND_A_TYPE[what]).eval(), (IMAGES,))
 
 
+def tried(change):
+    """Take the tensor as it is where PyTorch gives an error, as it does in a trace alone."""
+
+    def middle(s, y):
+        try:
+            return change(y)
+        except Exception:
+            return y
+
+    return middle
+
+
+def doubled(y):
+    return y * 2
+
+
 UNKNOWN = {  # what no traced value tells -> the ways of capture, a part of the error
     "references": (lambda s, y: y * sys.getrefcount(y), WAYS, "module `Small` at .*`getrefcount` of a tensor"),
+    "branches tried": (
+        tried(lambda y: torch.cond(y.sum() > 0, doubled, torch.relu, (y,))), WAYS, "gives a function to PyTorch at "),
+    "a trace tried": (tried(lambda y: torch.jit.trace(doubled, y)(y)), WAYS, "`trace` of a tensor"),
     "history of an export": (
         lambda s, y: y * 2 if torch.result_type(y, 1.0) is torch.float32 and s.a.weight.grad is None else y, ["export"],
         "only the model asks for `grad` at capture/test_capture_guards"),

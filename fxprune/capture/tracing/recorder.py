@@ -15,8 +15,8 @@ from fxprune.pytorch.modes import MANAGERS, enter, leave, question_holders
 from fxprune.pytorch.source import is_graph, is_machinery
 from fxprune.pytorch.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
 
-# Functions that tell who holds a value, and how much memory it takes: of a proxy, that is no tensor's.
-_OF_OBJECTS = (sys, "getrefcount"), (sys, "getsizeof"), (gc, "get_referrers")
+# Functions that tell who holds a value, and how much memory it takes, or trace it: of a proxy, that is no tensor's.
+_OF_OBJECTS = (sys, "getrefcount"), (sys, "getsizeof"), (gc, "get_referrers"), (torch.jit, "trace")
 
 
 class ObjectAskedError(fx.proxy.TraceError):
@@ -61,6 +61,7 @@ class Recorder:
                 _replace(stack, torch, name, self._on_proxies(getattr(torch, name)))
             for owner, name in _OF_OBJECTS:
                 _replace(stack, owner, name, self._of_object(getattr(owner, name)))
+            _replace(stack, torch, "cond", self._counted(torch.cond))
             yield
             if self._open:
                 raise fx.proxy.TraceError("the model enters a mode and does not leave it: gradients or autocast")
@@ -123,11 +124,23 @@ class Recorder:
 
         return made
 
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Let an error end the trace, also if the model catches it: on tensors, there is none."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                self.tracer.refusal(error)
+                raise
+
+        return called
+
     def _of_object(self, ask: Callable[..., Any]) -> Callable[..., Any]:
-        def asked(*args: Any) -> Any:
-            if any(isinstance(each, fx.Proxy) for each in args):
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            if _has_proxies((args, kwargs)):
                 raise self.tracer.refusal(ObjectAskedError(f"`{ask.__name__}` of a tensor, which no graph answers"))
-            return ask(*args)
+            return ask(*args, **kwargs)
 
         return asked
 
