@@ -13,6 +13,13 @@ from fxprune.analysis.fixed_lengths import is_fixed
 
 SIZES = (2, 3, 10, 14), (3, 3, 15, 21)
 FILTER = torch.ones(8, 8, 3, 3)
+
+
+def pairs(y, p):
+    """Products of pooled and of all positions, [b, 24, h * w]."""
+    return p.flatten(2).mT @ y.flatten(2)
+
+
 # Of images `y` [b, 8, h, w] and pooled ones `p` [b, 8, 4, 6].
 OPERATIONS = {
     "none": lambda y, p: p,
@@ -24,7 +31,11 @@ OPERATIONS = {
     "transpose": lambda y, p: p.transpose(1, -1),
     "swapaxes": lambda y, p: p.swapaxes(2, 3),
     "mT": lambda y, p: p.mT,
-    "t": lambda y, p: p.mean((0, 1)).t(),
+    "t": lambda y, p: pairs(y, p).mean(0).t(),
+    "mT of an open axis": lambda y, p: pairs(y, p).mT,
+    "transpose of an open axis": lambda y, p: pairs(y, p).transpose(1, 2),
+    "transpose from the end": lambda y, p: pairs(y, p).transpose(-1, 0),
+    "transpose of a vector": lambda y, p: pairs(y, p).mean((0, 2)).t(),
     "flatten": lambda y, p: p.flatten(2),
     "flatten positions": lambda y, p: y.flatten(2),
     "unflatten": lambda y, p: p.flatten(2).unflatten(2, (3, 8)),
@@ -46,6 +57,9 @@ OPERATIONS = {
     "unbind": lambda y, p: p.unbind(2)[0],
     "slice": lambda y, p: p[:, :, 1:3],
     "narrow": lambda y, p: p.narrow(2, 1, 2),
+    "slice of an open axis": lambda y, p: pairs(y, p)[:, :, 1:],
+    "chunk of an open axis": lambda y, p: pairs(y, p).chunk(2, 2)[0],
+    "pad of an open axis": lambda y, p: F.pad(pairs(y, p), (1, 1)),
     "split": lambda y, p: p.split(2, 2)[0],
     "chunk": lambda y, p: p.chunk(2, 3)[0],
     "pad": lambda y, p: F.pad(p, (1, 1, 0, 0)),
@@ -53,10 +67,20 @@ OPERATIONS = {
     "cat of channels": lambda y, p: torch.cat([p, p], 1),
     "cat of samples": lambda y, p: torch.cat([p, p], 0),
     "cat of positions": lambda y, p: torch.cat([y, y], 2),
+    "met by fewer axes": lambda y, p: p * p.mean((0, 1)),
+    "met by more axes": lambda y, p: p.mean((0, 1)) * p,
+    "met by one axis": lambda y, p: pairs(y, p) * p.flatten(2).mean((0, 1))[:, None],
+    "met by an open axis": lambda y, p: pairs(y, p) * y.flatten(2).mean((0, 1)),
+    "met by one position": lambda y, p: y.mean((2, 3), True) * y.mean((2, 3), True),
     "softmax": lambda y, p: p.softmax(-1),
     "sum": lambda y, p: p.sum(2),
     "sum and keep": lambda y, p: p.sum(2, True),
     "sum positions": lambda y, p: y.sum(-1, True),
+    "sum open positions": lambda y, p: pairs(y, p).sum(2),
+    "sum all": lambda y, p: p.sum() + p,
+    "sum all and keep": lambda y, p: p.sum((), keepdim=True),
+    "sum a number": lambda y, p: p.sum().sum(0) + p,
+    "max of all": lambda y, p: p.max() + p,
     "sum channels": lambda y, p: p.sum(1),
     "amax": lambda y, p: p.amax((2, 3)),
     "max": lambda y, p: p.max(2)[0],
@@ -73,6 +97,8 @@ OPERATIONS = {
     "pool of positions": lambda y, p: F.max_pool2d(y, 5),
     "pool to one": lambda y, p: F.adaptive_avg_pool2d(y, 1),
     "pool to one size": lambda y, p: F.adaptive_avg_pool1d(y.flatten(2), 4),
+    "pool one image": lambda y, p: F.adaptive_avg_pool2d(y.mean(0), (4, 6)),
+    "pool in space": lambda y, p: F.adaptive_avg_pool3d(y[:, :, None], (1, 3, 2)),
     "pool again": lambda y, p: F.adaptive_max_pool2d(p, (2, 3)),
     "flip and roll": lambda y, p: p.flip(2).roll(1, 3),
     "contiguous": lambda y, p: p.mT.contiguous(),
@@ -88,6 +114,8 @@ CAUTIOUS = {
     "stack": (lambda y, p: torch.stack([p, p], 2), {2, 3, 4}),
     "expand": (lambda y, p: p.mean(2, True).expand(-1, -1, 5, -1), {2}),
     "pool of one axis": (lambda y, p: F.adaptive_avg_pool2d(y, (None, 3)), {3}),
+    "narrow by an image": (lambda y, p: p.narrow(3, 0, y.shape[2] // 5), {2}),
+    "pool by an image": (lambda y, p: F.adaptive_avg_pool2d(y, (2, y.shape[2] // 5)), {2}),
     "windows": (lambda y, p: p.unfold(2, 2, 1), {2, 3, 4}),
     "repeat": (lambda y, p: p.repeat(1, 1, 2, 1), {2, 3}),
     "resize": (lambda y, p: F.interpolate(p, size=(8, 9)), {2, 3}),
