@@ -209,10 +209,10 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
-    """Return the plan if it was made on this model, else the same clusters on a new analysis.
+    """Return the plan on a model as it was analysed, or a copy of it; else on a new analysis.
 
     So it is where the model has kept something of another shape since, or another permutation of channels, and where a
-    layer, an attribute or a hook is another one.
+    layer, an attribute, a hook or a type of numbers is another one.
 
     Raises:
         PlanError: ``model`` is another network.
@@ -229,11 +229,8 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
         True
     """
     model, plan = network_of(model), given_plan(model, plan)
-    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-    tables = plan.coupling.tables
-    same = shapes == dict(plan.coupling.shapes) and (not tables or tables == digest_of_tables(model))
-    if plan.coupling.network is model and same and plan.coupling.configuration == configuration_of(model):
-        return plan
+    if _is_alike(model, plan):
+        return plan if plan.coupling.network is model else plan.of_copy(model)
     from fxprune.analysis import couple
 
     check_shapes(plan.coupling.shapes, model, "the plan", plan.cut)
@@ -242,3 +239,16 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     coupling = couple(model, inputs_for(model, example), whole=before.whole, outputs=before.outputs)
     check_digest(plan.coupling.digest, coupling, "the plan")
     return Plan(coupling, plan.clusters, plan.method, plan.seed)
+
+
+def _is_alike(model: torch.nn.Module, plan: Plan) -> bool:
+    """Tell whether a model differs from the analysed one by no more than numbers."""
+    coupling = plan.coupling
+    tensors = named_tensors(model)
+    if {name: tuple(tensor.shape) for name, tensor in tensors} != dict(coupling.shapes):
+        return False
+    if [tensor.dtype for _, tensor in tensors] != [tensor.dtype for _, tensor in named_tensors(coupling.network)]:
+        return False
+    if coupling.tables and coupling.tables != digest_of_tables(model):
+        return False
+    return coupling.configuration == configuration_of(model)

@@ -154,9 +154,9 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]
 
     def of_copy(self, model: torch.nn.Module) -> Plan:
-        """Return the plan for a deep copy of its model, without a new analysis.
+        """Return the plan for a copy of its model, without a new analysis.
 
-        The capture may hang on numbers, so whoever calls it must compare what is built with ``model``.
+        The capture may hang on the type of numbers: whoever changes it must compare what is built with ``model``.
         """
         return replace(self, coupling=replace(self.coupling, network=model))
 

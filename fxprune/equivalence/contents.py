@@ -43,16 +43,21 @@ _HOLDERS = frozenset({
 _CACHE: Any = type(functools.lru_cache(len))
 _MOST = 10_000  # a larger nest is data
 _NUMBERS = itertools.count()
+# What `snap` says on the network that it returns.
+_BY_SNAP = {("", "changes"), ("", "max_change")}
 
 Contents = dict[tuple[int, str], list[str]]
 # By identity of a module that holds only what nobody can change: names and values of its attributes, and contents.
 Constants = dict[int, tuple[list[str], list[Any], Contents]]
 
 
-def contents_of(modules: Collection[nn.Module], known: Constants | None = None) -> Contents:
+def contents_of(
+    modules: Collection[nn.Module], known: Constants | None = None, *, with_numbers: bool = False
+) -> Contents:
     """Map places to descriptions: (id of a module, attribute), or (0, global variable).
 
-    What is at two places is described at the first one. ``known`` holds what an earlier call found, and gets more.
+    What is at two places is described at the first one. ``known`` holds what an earlier call found, and gets more;
+    ``with_numbers`` describes tensors by their numbers, too.
     """
     kinds = kinds_of(modules)
     variables = itertools.chain(*reached((*modules, *kinds)).values())
@@ -69,7 +74,7 @@ def contents_of(modules: Collection[nn.Module], known: Constants | None = None) 
     seen: dict[int, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
-        return constants | {place: _described(value, seen) for place, value in places.items()}
+        return constants | {place: _described(value, seen, with_numbers) for place, value in places.items()}
 
 
 def _constants_of(module: nn.Module, known: Constants) -> Contents | None:
@@ -92,10 +97,16 @@ def _is_constant(value: Any) -> bool:
 
 
 def configuration_of(model: nn.Module) -> str:
-    """Hash what a network holds besides tensors; it is comparable in one process."""
-    modules = [*model.modules()]
-    held = [(name, id(module), type(module).__qualname__) for name, module in model.named_modules()]
-    return hashlib.sha256(repr((held, [*contents_of(modules).items()])).encode()).hexdigest()
+    """Hash what a network holds besides parameters and buffers; a deep copy has the same hash.
+
+    It is comparable in one process.
+    """
+    paths = {id(module): path for path, module in model.named_modules()}
+    contents = contents_of([*model.modules()], with_numbers=True)
+    held: list[Any] = [(path, type(module).__qualname__) for path, module in model.named_modules()]
+    said = {(paths.get(owner, ""), name): each for (owner, name), each in contents.items()}
+    held += sorted((*place, each) for place, each in said.items() if place not in _BY_SNAP)
+    return hashlib.sha256(repr(held).encode()).hexdigest()
 
 
 def line_naming(name: str, modules: Collection[nn.Module]) -> str:
@@ -137,14 +148,14 @@ def is_own(of: Any) -> bool:
     return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
 
 
-def _described(value: Any, seen: dict[int, Any]) -> list[str]:
+def _described(value: Any, seen: dict[int, Any], with_numbers: bool) -> list[str]:
     if _is_constant(value):  # most of them
         return [repr(value)]
-    return [*itertools.islice(_leaves(value, seen), _MOST)]
+    return [*itertools.islice(_leaves(value, seen, with_numbers), _MOST)]
 
 
-def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Yield the types in a value, and its numbers, texts and names of functions, as text."""
+def _leaves(value: Any, seen: dict[int, Any], with_numbers: bool) -> Iterator[str]:
+    """Yield the types in a value, its numbers and texts, and functions and classes by name, as text."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -153,10 +164,27 @@ def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
         elif isinstance(value, bytes):
             yield str(hash(value))
         else:
-            yield (value if isinstance(value, types.BuiltinFunctionType) else type(value)).__name__
+            yield _name_of(value)
+            if with_numbers and isinstance(value, torch.Tensor):
+                yield _digest(value)
             if id(value) not in seen and not isinstance(value, _OPAQUE):
                 seen[id(value)] = value  # so that no other gets its identity
                 waiting += _parts(value)
+
+
+def _name_of(value: Any) -> str:
+    if type(value) is types.FunctionType:  # others of one name have other code
+        return f"{value.__qualname__} {hash(value.__code__)}"
+    return (value if isinstance(value, types.BuiltinFunctionType | type) else type(value)).__qualname__
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """Hash the numbers of a tensor, or what tells its kind where it has none."""
+    known = f"{tensor.dtype} {tensor.shape} {tensor.device}"
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+        return known
+    numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return f"{known} {hashlib.sha256(numbers.tobytes()).hexdigest()}"
 
 
 def _parts(value: Any) -> list[Any]:
