@@ -155,7 +155,7 @@ def _described(value: Any, seen: dict[int, Any], with_numbers: bool) -> list[str
 
 
 def _leaves(value: Any, seen: dict[int, Any], with_numbers: bool) -> Iterator[str]:
-    """Yield the types in a value, its numbers and texts, and functions and classes by name, as text."""
+    """Yield types, numbers, texts, and names of functions and classes in a value, as text."""
     waiting = [value]
     while waiting:
         value = waiting.pop()

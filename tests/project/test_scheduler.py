@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+from helpers.processes.scheduler import Restarting
 
 TESTS = """
 import os
@@ -40,3 +43,23 @@ def test_a_run_ends_although_workers_are_killed(tmp_path, deadly):
     # Two minutes: a run that goes on takes seconds; one that waits, waits for ever.
     ended = subprocess.run(command, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, timeout=120)
     assert f"{len(deadly)} failed, {12 - len(deadly)} passed" in ended.stdout
+
+
+def test_a_worker_that_still_collects_is_given_no_tests():
+    """Where both workers die, that in the place of the first may collect longer than the other."""
+    option = SimpleNamespace(loadscopereorder=False)
+    config = SimpleNamespace(getvalue=lambda name: ["popen", "popen"], option=option)
+    scheduler, tests = Restarting(config, mock.Mock()), [f"test_{i}.py::test_one" for i in range(8)]
+    first, second, third, fourth = (mock.Mock(shutting_down=False) for _ in range(4))
+    for node in (first, second):
+        scheduler.add_node(node)
+    for node in (first, second):
+        scheduler.add_node_collection(node, tests)
+    scheduler.schedule()
+    for dead, new in ((first, third), (second, fourth)):
+        scheduler.remove_node(dead)
+        scheduler.add_node(new)
+    for node in (fourth, third):
+        scheduler.add_node_collection(node, tests)
+        scheduler.schedule()
+        assert node.send_runtest_some.called

@@ -23,6 +23,10 @@ class Restarting(LoadScopeScheduling):
             del workload[scope]
         return super()._pending_of(workload)
 
+    def _reschedule(self, node):
+        if node in self.registered_collections:  # one that was started for a dead one may still collect
+            super()._reschedule(node)
+
     def schedule(self):
         super().schedule()
         for node in self.nodes:  # it starts its last test when it knows the next one, or that there is none
