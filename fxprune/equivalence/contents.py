@@ -52,12 +52,12 @@ Constants = dict[int, tuple[list[str], list[Any], Contents]]
 
 
 def contents_of(
-    modules: Collection[nn.Module], known: Constants | None = None, *, with_numbers: bool = False
+    modules: Collection[nn.Module], known: Constants | None = None, *, told_apart: bool = False
 ) -> Contents:
     """Map places to descriptions: (id of a module, attribute), or (0, global variable).
 
     What is at two places is described at the first one. ``known`` holds what an earlier call found, and gets more;
-    ``with_numbers`` describes tensors by their numbers, too.
+    ``told_apart`` also tells tensors by their numbers, functions by their code and classes by their names.
     """
     kinds = kinds_of(modules)
     variables = itertools.chain(*reached((*modules, *kinds)).values())
@@ -74,7 +74,7 @@ def contents_of(
     seen: dict[int, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
-        return constants | {place: _described(value, seen, with_numbers) for place, value in places.items()}
+        return constants | {place: _described(value, seen, told_apart) for place, value in places.items()}
 
 
 def _constants_of(module: nn.Module, known: Constants) -> Contents | None:
@@ -102,7 +102,7 @@ def configuration_of(model: nn.Module) -> str:
     It is comparable in one process.
     """
     paths = {id(module): path for path, module in model.named_modules()}
-    contents = contents_of([*model.modules()], with_numbers=True)
+    contents = contents_of([*model.modules()], told_apart=True)
     held: list[Any] = [(path, type(module).__qualname__) for path, module in model.named_modules()]
     said = {(paths.get(owner, ""), name): each for (owner, name), each in contents.items()}
     held += sorted((*place, each) for place, each in said.items() if place not in _BY_SNAP)
@@ -148,14 +148,14 @@ def is_own(of: Any) -> bool:
     return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
 
 
-def _described(value: Any, seen: dict[int, Any], with_numbers: bool) -> list[str]:
+def _described(value: Any, seen: dict[int, Any], told_apart: bool) -> list[str]:
     if _is_constant(value):  # most of them
         return [repr(value)]
-    return [*itertools.islice(_leaves(value, seen, with_numbers), _MOST)]
+    return [*itertools.islice(_leaves(value, seen, told_apart), _MOST)]
 
 
-def _leaves(value: Any, seen: dict[int, Any], with_numbers: bool) -> Iterator[str]:
-    """Yield types, numbers, texts, and names of functions and classes in a value, as text."""
+def _leaves(value: Any, seen: dict[int, Any], told_apart: bool) -> Iterator[str]:
+    """Yield the types in a value, and its numbers, texts and names of functions, as text."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -164,26 +164,26 @@ def _leaves(value: Any, seen: dict[int, Any], with_numbers: bool) -> Iterator[st
         elif isinstance(value, bytes):
             yield str(hash(value))
         else:
-            yield _name_of(value)
-            if with_numbers and isinstance(value, torch.Tensor):
-                yield _digest(value)
+            yield (value if isinstance(value, types.BuiltinFunctionType) else type(value)).__name__
+            if told_apart:
+                yield _told_apart(value)
             if id(value) not in seen and not isinstance(value, _OPAQUE):
                 seen[id(value)] = value  # so that no other gets its identity
                 waiting += _parts(value)
 
 
-def _name_of(value: Any) -> str:
-    if type(value) is types.FunctionType:  # others of one name have other code
+def _told_apart(value: Any) -> str:
+    """Return what tells a tensor, function or class from others of its type; empty for other values."""
+    if isinstance(value, type):
+        return value.__qualname__
+    if isinstance(value, types.FunctionType):
         return f"{value.__qualname__} {hash(value.__code__)}"
-    return (value if isinstance(value, types.BuiltinFunctionType | type) else type(value)).__qualname__
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    """Hash the numbers of a tensor, or what tells its kind where it has none."""
-    known = f"{tensor.dtype} {tensor.shape} {tensor.device}"
-    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+    if not isinstance(value, torch.Tensor):
+        return ""
+    known = f"{value.dtype} {value.shape} {value.device}"
+    if value.is_meta or value.layout != torch.strided or value.is_quantized:
         return known
-    numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return f"{known} {hashlib.sha256(numbers.tobytes()).hexdigest()}"
 
 
