@@ -9,7 +9,7 @@ something else in training mode (spectral norm updates its vectors there), the g
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -23,7 +23,7 @@ from fxprune.capture import refuse_training
 from fxprune.pytorch.graph_module import GraphModule
 from fxprune.pytorch.graphs import with_ancestors
 from fxprune.pytorch.modules import MetaMode, clone_sharing, to_meta
-from fxprune.pytorch.rewritable import reads_sizes
+from fxprune.pytorch.rewritable import VIEWS, canonical_call, reads_sizes
 from fxprune.pytorch.torch_private import pytree, tracer_class
 
 from .labels import Label
@@ -55,14 +55,21 @@ def store_computed_weights(
     known, wanted = _known(module), set(users)
     _erase_size_readers(module, known, values)
     weights: dict[str, list[fx.Node]] = {}
+
+    def storable(weight: fx.Node) -> str | None:
+        if weight not in known or weight.op == "get_attr" or not _is_computed(values[weight.name]):
+            return None
+        return _stored_like(module, weight, tuple(values[weight.name][0]))
+
     for node in module.graph.nodes:
         if node.name not in wanted or node in known:
             continue
-        for weight in node.all_input_nodes:
-            if weight in known and weight.op != "get_attr" and _is_computed(values[weight.name]):
-                name = _stored_like(module, weight, tuple(values[weight.name][0]))
-                if name is not None and weight not in weights.setdefault(name, []):
-                    weights[name].append(weight)
+        for given in node.all_input_nodes:
+            found = [
+                (weight, name) for weight in _behind_views(given, values) if (name := storable(weight)) is not None
+            ]
+            if found and found[-1][0] not in weights.setdefault(found[-1][1], []):
+                weights[found[-1][1]].append(found[-1][0])
     reads: dict[fx.Node, set[int]] = {}
     functions = {
         name: f for name, nodes in weights.items() if (f := _store_one(module, name, nodes, reads, values)) is not None
@@ -107,6 +114,16 @@ def _erase_size_readers(module: fx.GraphModule, known: set[fx.Node], values: Map
         if (node.target is guard_equal and node.args[0] in sizes) or (node in sizes and not node.users):
             known.discard(node)
             module.graph.erase_node(node)
+
+
+def _behind_views(node: fx.Node, values: Mapping[str, Any]) -> Iterator[fx.Node]:
+    """Yield a node and the tensors that it is a view of, as of ``f(w).reshape(c, c, 1, 1)``."""
+    while True:
+        yield node
+        tensors = [given for given in node.all_input_nodes if _is_tensor(values.get(given.name))]
+        if len(tensors) != 1 or canonical_call(node.target) not in VIEWS:
+            return
+        (node,) = tensors
 
 
 def _is_tensor(value: Any) -> bool:

@@ -173,7 +173,7 @@ def _leaves(value: Any, seen: dict[int, Any], told_apart: bool) -> Iterator[str]
 
 
 def _told_apart(value: Any) -> str:
-    """Return what tells a tensor, function or class from others of its type; empty for other values."""
+    """Return what tells a tensor, function or class from others of its type; or nothing."""
     if isinstance(value, type):
         return value.__qualname__
     if isinstance(value, types.FunctionType):

@@ -22,6 +22,8 @@ FOLDED = {
     "computed weight in a layer": {"c.weight"},
     "computed weight, read twice": {"c.weight"},
     "computed weight whose sizes are read": {"w"},
+    "computed weight that is viewed": {"w"},
+    "divided by all channels": {"w", "v"},
     "scaled columns": {"w"},
     "weight norm": {"c.parametrizations.weight.original1"},
     "computed weight, stored one used too": set(),  # the stored one would have to be there as well

@@ -30,6 +30,12 @@ def _by_its_sizes(s, y):
     return y.flatten(2).view(len(y), s.w.shape[0], *y.shape[2:])
 
 
+def _divided(s, y):
+    """Divisive normalisation (GDN), whose weight is a matrix that is computed and viewed."""
+    channels = y.shape[1]
+    return y * torch.rsqrt(F.conv2d(y**2, (s.w**2).reshape(channels, channels, 1, 1), s.v**2 + 1))
+
+
 def _line(s, x):
     return s.head(s.b(s.a(x).relu()).mean(2))
 
@@ -163,6 +169,9 @@ image("computed weight, grouped", lambda s, y: s.c(y), {A: 4, "c.weight": 3, B: 
 image("computed weight, read twice", lambda s, y: s.c(y) + s.c(y.relu()), {A: 8, "c.weight": 5, B: 6}, out=5,
       c=_Standardised(8, 5, 3))
 image("computed weight whose sizes are read", _by_its_sizes, {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 3, 3))
+image("computed weight that is viewed", lambda s, y: F.conv2d(y, (s.w * 2).view(5, 8, 1, 1)), {A: 8, "w": 5, B: 6}, out=5,
+      w=free(5, 8))
+image("divided by all channels", _divided, {"w": 8, B: 6}, w=free(8, 8), v=free(8))
 image("scaled columns", lambda s, y: F.conv2d(y, s.w * s.v), {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 1, 1),
       v=free(1, 8, 1, 1))
 image("scaled weight, transposed", lambda s, y: F.conv_transpose2d(y, s.w * 2), {A: 8, "w": 5, B: 6}, out=5,
