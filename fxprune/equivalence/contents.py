@@ -20,12 +20,13 @@ import operator
 import sys
 import types
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
+from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.source import short
 
 _PLAIN = bool, int, float, complex, str
@@ -52,12 +53,12 @@ Constants = dict[int, tuple[list[str], list[Any], Contents]]
 
 
 def contents_of(
-    modules: Collection[nn.Module], known: Constants | None = None, *, told_apart: bool = False
+    modules: Collection[nn.Module], known: Constants | None = None, *, names: Mapping[int, str] | None = None
 ) -> Contents:
     """Map places to descriptions: (id of a module, attribute), or (0, global variable).
 
     What is at two places is described at the first one. ``known`` holds what an earlier call found, and gets more;
-    ``told_apart`` also tells tensors by their numbers, functions by their code and classes by their names.
+    with ``names``, of modules and stored tensors by identity, all that may be another one is told apart.
     """
     kinds = kinds_of(modules)
     variables = itertools.chain(*reached((*modules, *kinds)).values())
@@ -71,10 +72,10 @@ def contents_of(
             constants |= found
         else:
             places |= {(id(module), name): value for name, value in attributes_of(module)}
-    seen: dict[int, Any] = {}
+    seen: dict[int, tuple[int, Any]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
-        return constants | {place: _described(value, seen, told_apart) for place, value in places.items()}
+        return constants | {place: _described(value, seen, names) for place, value in places.items()}
 
 
 def _constants_of(module: nn.Module, known: Constants) -> Contents | None:
@@ -101,10 +102,11 @@ def configuration_of(model: nn.Module) -> str:
 
     It is comparable in one process.
     """
-    paths = {id(module): path for path, module in model.named_modules()}
-    contents = contents_of([*model.modules()], told_apart=True)
-    held: list[Any] = [(path, type(module).__qualname__) for path, module in model.named_modules()]
-    said = {(paths.get(owner, ""), name): each for (owner, name), each in contents.items()}
+    names: dict[int, str] = {}
+    everywhere = [*model.named_modules(remove_duplicate=False), *named_tensors(model)]
+    held: list[Any] = [(path, type(x).__qualname__, names.setdefault(id(x), path)) for path, x in everywhere]
+    contents = contents_of([*model.modules()], names=names)
+    said = {(names.get(owner, ""), name): each for (owner, name), each in contents.items()}
     held += sorted((*place, each) for place, each in said.items() if place not in _BY_SNAP)
     return hashlib.sha256(repr(held).encode()).hexdigest()
 
@@ -148,28 +150,32 @@ def is_own(of: Any) -> bool:
     return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
 
 
-def _described(value: Any, seen: dict[int, Any], told_apart: bool) -> list[str]:
+def _described(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, str] | None) -> list[str]:
     if _is_constant(value):  # most of them
         return [repr(value)]
-    return [*itertools.islice(_leaves(value, seen, told_apart), _MOST)]
+    return [*itertools.islice(_leaves(value, seen, names), _MOST)]
 
 
-def _leaves(value: Any, seen: dict[int, Any], told_apart: bool) -> Iterator[str]:
+def _leaves(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, str] | None) -> Iterator[str]:
     """Yield the types in a value, and its numbers, texts and names of functions, as text."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
         if type(value) in _SINGLE:
             yield repr(value)
-        elif isinstance(value, bytes):
+            continue
+        if isinstance(value, bytes):
             yield str(hash(value))
-        else:
-            yield (value if isinstance(value, types.BuiltinFunctionType) else type(value)).__name__
-            if told_apart:
-                yield _told_apart(value)
-            if id(value) not in seen and not isinstance(value, _OPAQUE):
-                seen[id(value)] = value  # so that no other gets its identity
-                waiting += _parts(value)
+            continue
+        yield (value if isinstance(value, types.BuiltinFunctionType) else type(value)).__name__
+        if names is not None:
+            yield names[id(value)] if id(value) in names else _told_apart(value)
+        if id(value) in seen:
+            yield from () if names is None else (str(seen[id(value)][0]),)
+        elif not isinstance(value, _OPAQUE):
+            seen[id(value)] = len(seen), value  # so that no other gets its identity
+            parts = _parts(value)
+            waiting += parts if parts or names is None else _stored(value, needed=False)
 
 
 def _told_apart(value: Any) -> str:
@@ -178,6 +184,8 @@ def _told_apart(value: Any) -> str:
         return value.__qualname__
     if isinstance(value, types.FunctionType):
         return f"{value.__qualname__} {hash(value.__code__)}"
+    if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
+        return str(value)
     if not isinstance(value, torch.Tensor):
         return ""
     known = f"{value.dtype} {value.shape} {value.device}"

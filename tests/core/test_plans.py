@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from samples import SAMPLES, Net, conv, linear
-from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
@@ -124,52 +121,6 @@ def test_on_another_instance_the_clusters_are_the_same():
         PlanError, match=r"another network: 3 of 6 tensors differ, first a.weight: \(8, 3, 1, 1\) in the plan"
     ):
         plan_for(chain(9), given)
-
-
-EDITS = {
-    "layer": lambda net: setattr(net, "act", nn.GELU()),
-    "layer without attributes": lambda net: setattr(net, "act", nn.Identity()),
-    "attribute": lambda net: setattr(net, "factor", 2.0),
-    "attribute of a layer": lambda net: setattr(net.a, "stride", (2, 2)),
-    "part of an attribute": lambda net: net.addends.append(1.0),
-    "hook": lambda net: net.act.register_forward_hook(lambda layer, given, out: out * 2),
-    "hook of the network": lambda net: net.register_forward_pre_hook(lambda layer, given: (given[0] * 2,)),
-    "function": lambda net: setattr(net, "also", F.gelu),
-    "function without a name": lambda net: setattr(net, "last", lambda x: x.square()),
-    "class": lambda net: setattr(net, "made", nn.GELU),
-    "tensor": lambda net: net.shift.mul_(2),
-    "numbers of a tensor": lambda net: net.shift.data.fill_(3),
-    "forward of one layer": lambda net: setattr(net.act, "forward", torch.square),
-}
-
-
-@pytest.mark.parametrize("name", EDITS)
-def test_a_network_that_was_changed_since_is_analysed_again(name):
-    def forward(s, x):
-        y = s.made()(s.also(s.last(s.act(s.a(x)) * s.factor + sum(s.addends))))
-        return s.b(y + s.shift).mean((2, 3))
-
-    net = Net(forward, a=conv(3, 8), act=nn.ReLU(), b=conv(8, 4)).eval()
-    net.factor, net.addends, net.also, net.made, net.shift = 1.0, [0.5], F.relu, nn.ReLU, torch.ones(())
-    net.last = lambda x: x.relu()
-    images = torch.rand(2, 3, 8, 8)
-    given = fxprune.plan(fxprune.couple(net, images), keep=0.5)
-    net.load_state_dict(fxprune.snap(net, given).state_dict())
-    EDITS[name](net)
-    torch.testing.assert_close(fxprune.narrow(net, given)(images), net(images))
-
-
-def test_a_network_that_ran_and_was_trained_and_its_copies_are_not_analysed_again(monkeypatch):
-    net = chain()
-    given = fxprune.plan(fxprune.couple(net, IMAGES), keep=0.5)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    with fxprune.csgd(net.train(), given, optimizer, 0.1):
-        net(torch.rand(4, 3, 8, 8)).sum().backward()
-        optimizer.step()
-    monkeypatch.delattr("fxprune.analysis.couple")
-    assert plan_for(net.eval(), given) is given
-    for twin in (copy.deepcopy(net), fxprune.snap(net, given)):
-        assert plan_for(twin, given).coupling.model() is twin
 
 
 def test_it_prints_as_a_table():

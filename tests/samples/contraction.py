@@ -169,8 +169,8 @@ image("computed weight, grouped", lambda s, y: s.c(y), {A: 4, "c.weight": 3, B: 
 image("computed weight, read twice", lambda s, y: s.c(y) + s.c(y.relu()), {A: 8, "c.weight": 5, B: 6}, out=5,
       c=_Standardised(8, 5, 3))
 image("computed weight whose sizes are read", _by_its_sizes, {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 3, 3))
-image("computed weight that is viewed", lambda s, y: F.conv2d(y, (s.w * 2).view(5, 8, 1, 1)), {A: 8, "w": 5, B: 6}, out=5,
-      w=free(5, 8))
+image("computed weight that is viewed", lambda s, y: F.conv2d(y, (s.w * 2).view(5, 8, 1, 1)), {A: 8, "w": 5, B: 6},
+      out=5, w=free(5, 8))
 image("divided by all channels", _divided, {"w": 8, B: 6}, w=free(8, 8), v=free(8))
 image("scaled columns", lambda s, y: F.conv2d(y, s.w * s.v), {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 1, 1),
       v=free(1, 8, 1, 1))
