@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fxprune.arguments.inputs import Inputs, from_json, inputs_for, is_shape
 from fxprune.common.documents import check_fields, check_format, read_json
+from fxprune.coupling import Coupling
 from fxprune.equivalence import configuration_of
 from fxprune.errors import OptionError, PlanError
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
@@ -209,10 +210,10 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
-    """Return the plan on a model as it was analysed, or a copy of it; else on a new analysis.
+    """Return the plan if it was made on this model, else the same clusters on a new analysis.
 
     So it is where the model has kept something of another shape since, or another permutation of channels, and where a
-    layer, an attribute, a hook or a type of numbers is another one.
+    layer, an attribute or a hook is another one.
 
     Raises:
         PlanError: ``model`` is another network.
@@ -229,8 +230,8 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
         True
     """
     model, plan = network_of(model), given_plan(model, plan)
-    if _is_alike(model, plan):
-        return plan if plan.coupling.network is model else plan.of_copy(model)
+    if plan.coupling.network is model and _is_as_analysed(model, plan.coupling):
+        return plan
     from fxprune.analysis import couple
 
     check_shapes(plan.coupling.shapes, model, "the plan", plan.cut)
@@ -241,13 +242,8 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     return Plan(coupling, plan.clusters, plan.method, plan.seed)
 
 
-def _is_alike(model: torch.nn.Module, plan: Plan) -> bool:
-    """Tell whether a model differs from the analysed one by no more than numbers."""
-    coupling = plan.coupling
-    tensors = named_tensors(model)
-    if {name: tuple(tensor.shape) for name, tensor in tensors} != dict(coupling.shapes):
-        return False
-    if [tensor.dtype for _, tensor in tensors] != [tensor.dtype for _, tensor in named_tensors(coupling.network)]:
+def _is_as_analysed(model: torch.nn.Module, coupling: Coupling) -> bool:
+    if {name: tuple(tensor.shape) for name, tensor in named_tensors(model)} != dict(coupling.shapes):
         return False
     if coupling.tables and coupling.tables != digest_of_tables(model):
         return False

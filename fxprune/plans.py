@@ -22,6 +22,7 @@ from fxprune.arguments.inputs import Inputs, to_json
 from fxprune.common.files import write_text
 from fxprune.common.table import table
 from fxprune.coupling import Axis, Coupling
+from fxprune.equivalence import configuration_of
 from fxprune.errors import PlanError
 from fxprune.pytorch.modules import named_tensors, names_of_caches
 
@@ -154,11 +155,11 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]
 
     def of_copy(self, model: torch.nn.Module) -> Plan:
-        """Return the plan for a copy of its model, without a new analysis.
+        """Return the plan for a deep copy of its model, without a new analysis.
 
-        The capture may hang on the type of numbers: whoever changes it must compare what is built with ``model``.
+        The capture may hang on numbers, so whoever calls it must compare what is built with ``model``.
         """
-        return replace(self, coupling=replace(self.coupling, network=model))
+        return replace(self, coupling=replace(self.coupling, network=model, configuration=configuration_of(model)))
 
     def __str__(self) -> str:
         rows = [

@@ -81,7 +81,7 @@ def couple(
             for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
                 try:
                     found = search.best(CapturedGraph(captured)).coupling
-                    given = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, search.inputs)
+                    given = pytree.tree_map_only(torch.Tensor, lambda x: x.detach().clone(), search.inputs)
                     now = configuration_of(model)
                     return replace(found, outputs=search.outputs, given=given, configuration=now)
                 except CaptureError as error:  # the next graph may succeed

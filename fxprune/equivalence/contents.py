@@ -28,6 +28,7 @@ from torch import nn
 
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.source import short
+from fxprune.pytorch.torch_private import versions_of
 
 _PLAIN = bool, int, float, complex, str
 _SINGLE = frozenset({type(None), *_PLAIN})
@@ -44,8 +45,8 @@ _HOLDERS = frozenset({
 _CACHE: Any = type(functools.lru_cache(len))
 _MOST = 10_000  # a larger nest is data
 _NUMBERS = itertools.count()
-# What `snap` says on the network that it returns.
-_BY_SNAP = {("", "changes"), ("", "max_change")}
+
+_NESTS = list, tuple, dict, set, frozenset, types.MethodType, types.CellType
 
 Contents = dict[tuple[int, str], list[str]]
 # By identity of a module that holds only what nobody can change: names and values of its attributes, and contents.
@@ -98,17 +99,13 @@ def _is_constant(value: Any) -> bool:
 
 
 def configuration_of(model: nn.Module) -> str:
-    """Hash what a network holds besides parameters and buffers; a deep copy has the same hash.
-
-    It is comparable in one process.
-    """
+    """Hash what a network holds besides parameters and buffers, for this object and process."""
     names: dict[int, str] = {}
     everywhere = [*model.named_modules(remove_duplicate=False), *named_tensors(model)]
-    held: list[Any] = [(path, type(x).__qualname__, names.setdefault(id(x), path)) for path, x in everywhere]
+    held: list[Any] = [(path, names.setdefault(id(x), path)) for path, x in everywhere]
+    held += [(path, id(module), id(type(module))) for path, module in model.named_modules()]
     contents = contents_of([*model.modules()], names=names)
-    said = {(names.get(owner, ""), name): each for (owner, name), each in contents.items()}
-    held += sorted((*place, each) for place, each in said.items() if place not in _BY_SNAP)
-    return hashlib.sha256(repr(held).encode()).hexdigest()
+    return hashlib.sha256(repr((held, sorted(contents.items()))).encode()).hexdigest()
 
 
 def line_naming(name: str, modules: Collection[nn.Module]) -> str:
@@ -153,7 +150,7 @@ def is_own(of: Any) -> bool:
 def _described(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, str] | None) -> list[str]:
     if _is_constant(value):  # most of them
         return [repr(value)]
-    return [*itertools.islice(_leaves(value, seen, names), _MOST)]
+    return [*itertools.islice(_leaves(value, seen, names), _MOST if names is None else None)]
 
 
 def _leaves(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, str] | None) -> Iterator[str]:
@@ -172,27 +169,27 @@ def _leaves(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, st
             yield names[id(value)] if id(value) in names else _told_apart(value)
         if id(value) in seen:
             yield from () if names is None else (str(seen[id(value)][0]),)
+        elif names is not None and isinstance(value, nn.Module) and id(value) not in names:
+            seen[id(value)] = len(seen), value
+            waiting.append(vars(value))
         elif not isinstance(value, _OPAQUE):
             seen[id(value)] = len(seen), value  # so that no other gets its identity
-            parts = _parts(value)
-            waiting += parts if parts or names is None else _stored(value, needed=False)
+            waiting += _parts(value)
 
 
 def _told_apart(value: Any) -> str:
-    """Return what tells a tensor, function or class from others of its type; or nothing."""
-    if isinstance(value, type):
-        return value.__qualname__
+    """Return what tells a value from others of its type, as long as both live."""
     if isinstance(value, types.FunctionType):
-        return f"{value.__qualname__} {hash(value.__code__)}"
-    if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
-        return str(value)
+        return str(id(value.__code__))
     if not isinstance(value, torch.Tensor):
-        return ""
-    known = f"{value.dtype} {value.shape} {value.device}"
-    if value.is_meta or value.layout != torch.strided or value.is_quantized:
-        return known
+        return "" if type(value) in _NESTS else str(id(value))
+    written = f"{id(value)} {versions_of([value])}"
+    if type(value) not in (torch.Tensor, nn.Parameter) or value.is_meta or value.layout != torch.strided:
+        return written
+    if value.is_quantized or value.is_conj() or value.is_neg():
+        return written
     numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"{known} {hashlib.sha256(numbers.tobytes()).hexdigest()}"
+    return f"{value.dtype} {value.shape} {value.device} {hashlib.sha256(numbers.data).hexdigest()}"
 
 
 def _parts(value: Any) -> list[Any]:
