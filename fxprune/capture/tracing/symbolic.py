@@ -14,7 +14,6 @@ import sys
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ from .recorder import Recorder
 from .registered_functions import functions_traced
 
 # A frame, held so that no other gets its identity, and its present instruction.
-CallSite = tuple[FrameType, int]
+CallSite = tuple[types.FrameType, int]
 
 
 class SymbolicTracer(fx.Tracer):
@@ -113,18 +112,18 @@ class SymbolicTracer(fx.Tracer):
         self._refused = self._refused or error
         return error
 
-    def number_asked(self, asker: FrameType) -> Exception:
+    def number_asked(self, asker: types.FrameType) -> Exception:
         """Return the refusal of a dynamic number, which counts unless it is :meth:`handed_over`."""
         if self._refused is None:
             self._asked_at = asker, asker.f_lasti
         return self.refusal(fx.proxy.TraceError("a number is asked for that is dynamic"))
 
-    def handed_over(self, caller: FrameType, given: Any) -> None:
+    def handed_over(self, caller: types.FrameType, given: Any) -> None:
         """Forget that PyTorch's parser asked for numbers that it then passes on as proxies."""
         if self._asked_at == (caller, caller.f_lasti):
             self._refused = self._asked_at = None
 
-    def kind_asked(self, proxy: fx.Proxy, asker: FrameType) -> None:
+    def kind_asked(self, proxy: fx.Proxy, asker: types.FrameType) -> None:
         """Guard a tensor among the arguments where the model asks what kind of value it is."""
         if proxy.node in self.tensor_arguments and of_model(asker) is not None:
             where = self.tensor_arguments.pop(proxy.node)
