@@ -37,7 +37,7 @@ _OPAQUE = torch.Tensor, nn.Module, types.ModuleType, types.CodeType, types.Frame
 _TABLES = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks")) | {"_modules"}
 _OF_TORCH = frozenset(vars(nn.Module())) - _TABLES | {"dump_patches", "call_super_init"}
 # Packages whose functions, classes and objects no network changes; except the objects of the second, which hold others.
-_OTHERS = (sys.stdlib_module_names - {"__main__"}) | {"torch", "fxprune", "numpy"}
+_OTHERS = (sys.stdlib_module_names - {"__main__"}) | {"torch", "fxprune", "numpy", "_pytest", "pluggy"}
 _HOLDERS = frozenset({
     "_thread", "argparse", "array", "builtins", "collections", "functools", "itertools", "numpy", "queue", "random",
     "types", "weakref",

@@ -174,6 +174,17 @@ def test_a_layer_of_constants_is_described_anew_after_a_change(change):
     assert contents_of([layer], known) == contents_of([layer]) != before
 
 
+class Checked(nn.Module):
+    def forward(self, x):
+        assert x.ndim == 4  # which pytest rewrites, so that its own functions are named here
+        return x
+
+
+def test_what_pytest_writes_into_a_forward_is_no_part_of_the_network():
+    assert "@pytest_ar" in Checked.forward.__code__.co_names
+    assert not [name for _, name in contents_of([Checked()]) if name.startswith("_pytest")]
+
+
 def halves_in_a_list(net):
     torch._foreach_mul_([parameter.data for parameter in net.a.parameters()], 0.5)
 
