@@ -47,8 +47,10 @@ class RuleMode(MetaMode):
         waiting = [(x, ids) for x in written for ids in self.state.labels.of(x).uniform if ids is not None]
         awake = {id(ids) for _, ids in waiting if self.state.labels.is_awake(ids)}
         self._apply(entry, call)
-        for ids in (ids for x in written for ids in self.state.strided.of(x)):
-            self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
+        for x in written:
+            self.state.strided.write(x)
+        if self.state.marks.node is None:
+            self.state.freeze_views({})
         # An axis that met channels has these now; on others, each position may have got a number of its own.
         still = [ids for x, ids in waiting if id(ids) not in call.woken | awake or 0 in x.stride()]
         self.state.marks.freeze("an expanded or new tensor, changed in place", *still)

@@ -48,7 +48,7 @@ PUTS: Calls = frozenset({
     *_PUT, "index_copy_", "index_add_", "index_fill_", "index_put_", torch.index_put_,
     torch.index_copy, torch.index_add, torch.index_fill, torch.index_put, torch.slice_scatter, torch.select_scatter,
 })  # fmt: skip
-SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow})
+SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow, "select", torch.select})
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: Calls = frozenset({
     operator.matmul, "matmul", "bmm", "mm", "mv", "dot", "inner", torch.matmul, torch.bmm, torch.mm, torch.mv,
@@ -134,6 +134,7 @@ _BY_NAME: dict[str, CallTarget] = {
     "linalg_vecdot": torch.linalg.vecdot,
     **{name + place: name + place for name in _PUT for place in ("", "_") if name + place in PUTS},
     "index": torch.ops.aten.index,
+    "select": "select",
     "squeeze": "squeeze",
 }
 
