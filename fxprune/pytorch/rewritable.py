@@ -29,7 +29,9 @@ LIKE: Calls = frozenset({"expand_as"})
 REPEATS: Calls = frozenset({"repeat", "tile", torch.tile})
 JOINS: Calls = frozenset({torch.cat, torch.concat, torch.concatenate})
 INTERLEAVED: Calls = frozenset({"repeat_interleave", torch.repeat_interleave})
-FACTORIES: Calls = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
+FACTORIES: Calls = frozenset({
+    torch.empty, torch.zeros, torch.ones, torch.full, "new_empty", "new_zeros", "new_ones", "new_full",
+})  # fmt: skip
 SQUEEZES: Calls = frozenset({"squeeze", "squeeze_", torch.squeeze})
 SPLITS: Calls = frozenset({
     "split", "chunk", "split_with_sizes", "tensor_split",
@@ -124,7 +126,7 @@ _BY_NAME: dict[str, CallTarget] = {
         name: name
         for name in ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "index_select")
     },
-    **{name: name for name in ("new_zeros", "new_ones", "new_full")},
+    **{name: name for name in ("new_empty", "new_zeros", "new_ones", "new_full")},
     **{name: getattr(torch, name) for name in ("einsum", "tensordot", "cdist", "empty", "zeros", "ones", "full")},
     **{name: getattr(torch, name) for name in ("var", "std", "var_mean", "std_mean", "group_norm")},
     **{f"conv_transpose{rank}d": getattr(F, f"conv_transpose{rank}d") for rank in (1, 2, 3)},
