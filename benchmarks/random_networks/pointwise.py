@@ -52,12 +52,14 @@ def in_place(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
     return net.step("in place", run, [x, y], form)
 
 
+WRITES = "one", "one picked", "one of a view", "from one", "step", "step scaled", "step kept", "step read", "listed"
+
+
 @operation(*EVERY)
 def written(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
     """Write to single channels, or to those at a step, in up to three ways in a row."""
     y, c, lead = net.like(form), form.width, (slice(None),) * form.axis
-    kinds = ("one", "one picked", "one of a view", "from one", "step", "step scaled", "step kept", "step read", "listed")
-    drawn = [(draw.choice(kinds), draw.index(c), draw.index(c), draw.between(2, 3)) for _ in range(1 + draw.index(3))]
+    drawn = [(draw.choice(WRITES), draw.index(c), draw.index(c), draw.between(2, 3)) for _ in range(1 + draw.index(3))]
 
     def run(s, x, y):
         x = x * 1.5

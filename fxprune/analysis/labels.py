@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,7 @@ class StridedViews:
 
     def __init__(self) -> None:
         self._viewed: dict[int, list[tuple[fx.Node | None, Ids]]] = {}
-        self._written: set[int] = set()
+        self._written: dict[int, list[torch.Tensor]] = {}
 
     def add(self, tensor: torch.Tensor, node: fx.Node | None, ids: Ids) -> None:
         """Record that a node views some of these channels of a tensor with a step."""
@@ -126,7 +127,7 @@ class StridedViews:
     def write(self, tensor: torch.Tensor) -> None:
         """Record that the running node writes to a tensor."""
         if self._viewed and (memory := storage_id(tensor)) in self._viewed:
-            self._written.add(memory)
+            self._written.setdefault(memory, []).append(tensor)
 
     def seen(self, node: fx.Node | None, env: Mapping[fx.Node, Any]) -> tuple[list[Ids], fx.Node | None]:
         """Return what a write by a node freezes, and the view that it wrote to, if any.
@@ -134,17 +135,19 @@ class StridedViews:
         ``env`` has the values of all nodes before it.
         """
         frozen, put_back = list[Ids](), None
-        written, self._written = self._written, set()
-        for memory in written:
+        every, self._written = self._written, {}
+        for memory, written in every.items():
             alike = {each for each, value in env.items() if memory in map(storage_id, tensors_in(value))}
-            target = node.args[0] if node is not None and node.args else None
+            first = node.args[0] if node is not None and node.args else None
+            target = first if isinstance(first, fx.Node) else None
             behind = {view: _behind(view, alike) for view, _ in self._viewed[memory] if view is not None}
             for view, ids in self._viewed[memory]:
                 if node is None or view is None:
                     frozen.append(ids)
-                elif target in behind[view]:
-                    within = any(view in others for other, others in behind.items() if other is not view)
-                    if within or env[target] is not env[view]:
+                elif target is not None and target in behind[view]:
+                    inside = any(view in others for other, others in behind.items() if other is not view)
+                    whole = node.target is operator.setitem or all(x is env[view] for x in written)
+                    if inside or env[target] is not env[view] or not whole:
                         frozen.append(ids)
                     put_back = view
                 elif any(user not in env and user is not node for each in behind[view] for user in each.users):

@@ -75,7 +75,7 @@ def _axes_taken(site: Site, item: Any, items: tuple[Any, ...], rank: int) -> int
 
 
 def _bounds(site: Site, codes: Codes, item: Any) -> Any:
-    """Return a slice or a number, or the index that the analysis knows, in places among the kept channels."""
+    """Return a slice, a number, or the index that is known, counted among the kept channels."""
     if isinstance(item, int):
         return _place(site, codes, item)
     if isinstance(item, slice):

@@ -191,7 +191,8 @@ image("out of a function", lambda s, y: torch.add(y, s.c(y), out=torch.empty_lik
 tokens("zeros added to by an index", _added_to_zeros, {A: 8}, c=linear(8, 1))
 tokens("recurrent, a first state of zeros", _state, {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6, batch_first=True))
 tokens("recurrent, a first state by its older name", lambda s, y: s.m(
-       y, next(s.parameters()).new(1, y.size(0), 6).zero_())[0], {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6, batch_first=True))
+       y, next(s.parameters()).new(1, y.size(0), 6).zero_())[0], {A: 8, M_IN: 6}, out=6,
+       m=nn.GRU(8, 6, batch_first=True))
 tokens("recurrent, two first states", _both_states, {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, batch_first=True))
 tokens("cell by hand", _unrolled, {A: 8, "u.weight": 6}, out=6, fixed=True, u=linear(8, 6), w=linear(6, 6))
 tokens("tokens kept, index repeated", _kept_tokens(lambda at, y: at.repeat(1, 1, 8)), {A: 8})
