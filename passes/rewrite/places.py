@@ -99,7 +99,7 @@ def _bounds(site: Site, codes: Codes, item: Any) -> Any:
 
 
 def _place(site: Site, codes: Codes, place: Any) -> int:
-    """Return the place of one channel among the kept ones; one whose numbers nobody reads may be gone."""
+    """Return the place of a channel among the kept ones; one that nobody reads may be gone."""
     kept, place = site.kept(codes), site.number(place)
     return int(kept[:place].sum()) if kept[place] else int(place)
 

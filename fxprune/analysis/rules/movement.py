@@ -160,7 +160,7 @@ def _pieces(call: Call) -> list[Axes]:
 
 @rule("select.int", keeps_parameters=True, uniform=moved)
 def select(call: Call) -> Axes:
-    """The result has one position of an axis; a channel there freezes where its numbers are read."""
+    """The result has one position of an axis; a channel there freezes where it is read."""
     axes, dim, place = list(call.axes(call.args[0])), *call.args[1:3]
     ids = axes.pop(dim)
     if ids is not None and not (place in (0, -1) and call.node is not None and is_pattern(call.node)):

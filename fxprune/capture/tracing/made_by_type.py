@@ -1,4 +1,7 @@
-"""Record tensors that a model makes by a type: ``torch.Tensor(2, n)``, ``type(x)(x.shape)``, ``x.new(2, n)``."""
+"""Record the tensors that a model makes by a type, by sizes that are traced.
+
+``torch.Tensor(2, n)``, ``type(x)(x.shape)`` and ``x.new(2, n)`` are older names of ``torch.empty`` and its kin.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class TypeOfTensors:
             super().__init__(*given, **options)
 
     def new(self, *given: Any, **options: Any) -> Any:
-        """Record the older name of ``new_empty``, for sizes, and of ``new_tensor``, for a list of numbers."""
+        """Record the older name of ``new_empty``, by sizes, and of ``new_tensor``, of a list."""
         name, given = _named(given) if not options else ("new", given)
         return self.tracer.create_proxy("call_method", name, (self, *given), options)  # type: ignore[attr-defined]
 
@@ -50,7 +53,7 @@ def _is_proxy(value: Any) -> bool:
 
 @contextlib.contextmanager
 def made_recorded() -> Iterator[None]:
-    """Record what ``torch.Tensor`` makes of proxies of numbers, by these sizes, or of a list of them."""
+    """Record what ``torch.Tensor`` makes by sizes, or of a list of numbers, that are traced."""
     plain, plain_new = torch.Tensor.__new__, torch.Tensor.new
 
     def made(kind: Any, *given: Any, **options: Any) -> Any:
