@@ -52,6 +52,44 @@ def in_place(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
     return net.step("in place", run, [x, y], form)
 
 
+WRITES = "one", "one picked", "one of a view", "from one", "step", "step scaled", "step kept", "step read", "listed"
+
+
+@operation(*EVERY)
+def written(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
+    """Write to single channels, or to those at a step, in up to three ways in a row."""
+    y, c, lead = net.like(form), form.width, (slice(None),) * form.axis
+    drawn = [(draw.choice(WRITES), draw.index(c), draw.index(c), draw.between(2, 3)) for _ in range(1 + draw.index(3))]
+
+    def run(s, x, y):
+        x = x * 1.5
+        for kind, at, other, step in drawn:
+            every = (*lead, slice(at % 2, None, step))
+            if kind == "one":
+                x[(*lead, at)] *= 2
+            elif kind == "one picked":
+                x.select(form.axis, at - c).tanh_()
+            elif kind == "one of a view":
+                x[(*lead, slice(at, at + 1))] = y[(*lead, slice(other, other + 1))]
+            elif kind == "from one":
+                x[(*lead, at)] += y[(*lead, other)]
+            elif kind == "step":
+                x[every] = y[every].sin()
+            elif kind == "step scaled":
+                x[every] *= 0.5
+            elif kind == "step kept":
+                some = x[every].tanh_()
+                some.add_(0.5)
+                some += y[every]
+            elif kind == "step read":
+                x = x + x[every].contiguous().mul_(2).sum(form.axis, keepdim=True).tanh()
+            else:
+                x[(*lead, [at, (at + 1) % c])] -= 1
+        return x
+
+    return net.step("written", run, [x, y], form)
+
+
 @operation(*EVERY, often=3)
 def combined(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
     f = draw.choice((torch.add, torch.mul, torch.sub, torch.maximum, "stack", torch.where, torch.lerp, "divided"))

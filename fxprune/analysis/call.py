@@ -160,9 +160,9 @@ class Call(Operation):
     def needs_copy(self, tensor: torch.Tensor, ids: Ids) -> None:
         """Declare that the narrow network copies channels that are a view here.
 
-        If they are written to later, the ids freeze.
+        What is written to the copy is put back; after any other write that it would miss, the ids freeze.
         """
-        self._state.strided.add(tensor, ids)
+        self._state.strided.add(tensor, self.node, ids)
 
     def unify_rows(self, rows: Ids, why: str) -> Ids:
         """Unify ids [n, k] to ids [k]: position j of every row belongs to one channel.

@@ -120,6 +120,7 @@ class _Interpreter(OnMeta):
         noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
         with noting as steps:
             value = super().run_node(n)
+        self.state.freeze_views(self.env)
         self.state.lengths.note(n, value, self.env, self.state.labels)
         freeze_cuts(self.state.lengths, n, value, self.env, self.state.labels, self.state.marks)
         if is_opaque(n, self.submodules):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import fx
 
 from fxprune.pytorch.torch_private import pytree, storage_id
 
@@ -109,18 +111,59 @@ class Labels:
 
 
 class StridedViews:
-    """Channels that the model views with a step; the narrow network copies the kept ones."""
+    """Channels that the model views with a step; the narrow network copies the kept ones.
+
+    What it writes to such a copy, it puts back at once. No other write may be seen on both sides.
+    """
 
     def __init__(self) -> None:
-        self._viewed: dict[int, list[Ids]] = {}
+        self._viewed: dict[int, list[tuple[fx.Node | None, Ids]]] = {}
+        self._written: dict[int, list[torch.Tensor]] = {}
 
-    def add(self, tensor: torch.Tensor, ids: Ids) -> None:
-        """Record that some of these channels of a tensor are viewed with a step."""
-        self._viewed.setdefault(storage_id(tensor), []).append(ids)
+    def add(self, tensor: torch.Tensor, node: fx.Node | None, ids: Ids) -> None:
+        """Record that a node views some of these channels of a tensor with a step."""
+        self._viewed.setdefault(storage_id(tensor), []).append((node, ids))
 
-    def of(self, tensor: torch.Tensor) -> list[Ids]:
-        """Return the channels whose strided views see a write to this tensor."""
-        return self._viewed.get(storage_id(tensor), []) if self._viewed else []
+    def write(self, tensor: torch.Tensor) -> None:
+        """Record that the running node writes to a tensor."""
+        if self._viewed and (memory := storage_id(tensor)) in self._viewed:
+            self._written.setdefault(memory, []).append(tensor)
+
+    def seen(self, node: fx.Node | None, env: Mapping[fx.Node, Any]) -> tuple[list[Ids], fx.Node | None]:
+        """Return what a write by a node freezes, and the view that it wrote to, if any.
+
+        ``env`` has the values of all nodes before it.
+        """
+        frozen, put_back = list[Ids](), None
+        every, self._written = self._written, {}
+        for memory, written in every.items():
+            alike = {each for each, value in env.items() if memory in map(storage_id, tensors_in(value))}
+            first = node.args[0] if node is not None and node.args else None
+            target = first if isinstance(first, fx.Node) else None
+            behind = {view: _behind(view, alike) for view, _ in self._viewed[memory] if view is not None}
+            for view, ids in self._viewed[memory]:
+                if node is None or view is None:
+                    frozen.append(ids)
+                elif target is not None and target in behind[view]:
+                    inside = any(view in others for other, others in behind.items() if other is not view)
+                    whole = node.target is operator.setitem or all(x is env[view] for x in written)
+                    if inside or env[target] is not env[view] or not whole:
+                        frozen.append(ids)
+                    put_back = view
+                elif any(user not in env and user is not node for each in behind[view] for user in each.users):
+                    frozen.append(ids)
+        return frozen, put_back
+
+
+def _behind(view: fx.Node, alike: Set[fx.Node]) -> set[fx.Node]:
+    """Return the nodes that share memory by way of a view, itself included."""
+    found, waiting = set[fx.Node](), [view]
+    while waiting:
+        node = waiting.pop()
+        if node in alike and node not in found:
+            found.add(node)
+            waiting += node.users
+    return found
 
 
 def tensors_in(values: Any) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from fxprune.errors import AnalysisError, FxpruneError
 from fxprune.pytorch.modules import MetaMode
 from fxprune.pytorch.rewritable import LINEAR, canonical_call
-from fxprune.pytorch.torch_private import fills_given, op_arguments
+from fxprune.pytorch.torch_private import fills_given, memory_of, op_arguments
 
 from .call import Call
 from .channels import Axes
@@ -47,11 +47,17 @@ class RuleMode(MetaMode):
         waiting = [(x, ids) for x in written for ids in self.state.labels.of(x).uniform if ids is not None]
         awake = {id(ids) for _, ids in waiting if self.state.labels.is_awake(ids)}
         self._apply(entry, call)
-        for ids in (ids for x in written for ids in self.state.strided.of(x)):
-            self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
+        for x in written:
+            self.state.strided.write(x)
+        if self.state.marks.node is None:
+            self.state.freeze_views({})
         # An axis that met channels has these now; on others, each position may have got a number of its own.
         still = [ids for x, ids in waiting if id(ids) not in call.woken | awake or 0 in x.stride()]
-        self.state.marks.freeze("an expanded or new tensor, changed in place", *still)
+        if not (call.name in _FILLS and all(map(_is_all, written))):
+            self.state.marks.freeze("an expanded or new tensor, changed in place", *still)
+        for x in written:  # one that was resized holds other numbers
+            if len(self.state.labels.of(x).axes) != x.dim():
+                self.state.labels.attach(x, Label(unlabelled(x)))
         return out
 
     def _apply(self, entry: Entry, call: Call) -> None:
@@ -137,12 +143,18 @@ def _is_depthwise(call: Call) -> bool:
 
 
 _COMPUTED = "a buffer from which a table is computed"
+_FILLS = {"fill_", "zero_"}
 _ADDS, _SCALES = {"add", "add_", "sub", "sub_"}, {"mul", "div"}
 _TAKES = {
     "_to_copy", "alias", "clone", "detach", "expand", "permute", "select", "slice", "squeeze", "t", "transpose",
     "unsqueeze",
 }  # fmt: skip
 _POINTWISE, _UNKNOWN = Entry(pointwise, uniform=met), Entry(_freeze_all)
+
+
+def _is_all(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is all that its memory holds, no slice."""
+    return 0 not in tensor.stride() and memory_of(tensor) == tensor.numel() * tensor.element_size()
 
 
 @functools.cache

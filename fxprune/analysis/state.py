@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
+
+from torch import fx
 
 from .channels import Channels
 from .labels import Labels, StridedViews
@@ -37,3 +39,11 @@ class AnalysisState:
         self.strided, self.notes = StridedViews(), NodeNotes()
         self.lengths = InputLengths(self.channels)
         self.rewritable, self.trials = False, trials
+
+    def freeze_views(self, env: Mapping[fx.Node, Any]) -> None:
+        """Freeze what a write by the running node would change in one of a view and its base only."""
+        node = self.marks.node
+        frozen, view = self.strided.seen(node, env)
+        self.marks.freeze("a slice of channels with a step, changed in place", *frozen)
+        if view is not None and node is not None:
+            self.notes.put_back[node.name] = view.name

@@ -29,7 +29,9 @@ LIKE: Calls = frozenset({"expand_as"})
 REPEATS: Calls = frozenset({"repeat", "tile", torch.tile})
 JOINS: Calls = frozenset({torch.cat, torch.concat, torch.concatenate})
 INTERLEAVED: Calls = frozenset({"repeat_interleave", torch.repeat_interleave})
-FACTORIES: Calls = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
+FACTORIES: Calls = frozenset({
+    torch.empty, torch.zeros, torch.ones, torch.full, "new_empty", "new_zeros", "new_ones", "new_full",
+})  # fmt: skip
 SQUEEZES: Calls = frozenset({"squeeze", "squeeze_", torch.squeeze})
 SPLITS: Calls = frozenset({
     "split", "chunk", "split_with_sizes", "tensor_split",
@@ -48,7 +50,7 @@ PUTS: Calls = frozenset({
     *_PUT, "index_copy_", "index_add_", "index_fill_", "index_put_", torch.index_put_,
     torch.index_copy, torch.index_add, torch.index_fill, torch.index_put, torch.slice_scatter, torch.select_scatter,
 })  # fmt: skip
-SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow})
+SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow, "select", torch.select})
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: Calls = frozenset({
     operator.matmul, "matmul", "bmm", "mm", "mv", "dot", "inner", torch.matmul, torch.bmm, torch.mm, torch.mv,
@@ -124,7 +126,7 @@ _BY_NAME: dict[str, CallTarget] = {
         name: name
         for name in ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "index_select")
     },
-    **{name: name for name in ("new_zeros", "new_ones", "new_full")},
+    **{name: name for name in ("new_empty", "new_zeros", "new_ones", "new_full")},
     **{name: getattr(torch, name) for name in ("einsum", "tensordot", "cdist", "empty", "zeros", "ones", "full")},
     **{name: getattr(torch, name) for name in ("var", "std", "var_mean", "std_mean", "group_norm")},
     **{f"conv_transpose{rank}d": getattr(F, f"conv_transpose{rank}d") for rank in (1, 2, 3)},
@@ -134,6 +136,7 @@ _BY_NAME: dict[str, CallTarget] = {
     "linalg_vecdot": torch.linalg.vecdot,
     **{name + place: name + place for name in _PUT for place in ("", "_") if name + place in PUTS},
     "index": torch.ops.aten.index,
+    "select": "select",
     "squeeze": "squeeze",
 }
 

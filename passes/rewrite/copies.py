@@ -1,7 +1,8 @@
 """Keep copies: what the wide network copies must not share memory in the narrow one.
 
-With one channel left, more layouts are contiguous: ``permute(...).contiguous()`` and ``reshape`` return a view of what
-the wide network copies, and a later write in place would change both.
+With one channel left, or channels that were picked with a step, more layouts are contiguous:
+``permute(...).contiguous()`` and ``reshape`` return a view of what the wide network copies, and a later write in place
+would change both.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
     """
     inputs = plan.coupling.example_inputs
     values, versions = run_on_meta(module, inputs, plan)
-    if all(before == after or after > 1 for before, after in plan.widths.values()):
-        return values
     graph = plan.coupling.graph_module
+    one_left = any(before > after == 1 for before, after in plan.widths.values())
+    by_name = {node.name: node for node in graph.graph.nodes}
+    if not one_left and not any(_picks(node) and not _picks(by_name.get(node.meta.get(WIDE))) for node in values):
+        return values
     runs = [(values, versions, run_on_meta(graph, inputs)[0])]
     for other in _other_inputs(inputs):
         with contextlib.suppress(RewriteError):  # a network may take one size only
             runs.append((*run_on_meta(module, other), run_on_meta(graph, other)[0]))
-    by_name = {node.name: node for node in graph.graph.nodes}
     for node in [node for node in values if node.meta.get(WIDE) in by_name]:
         in_wide = [_shares(by_name[node.meta[WIDE]], wide) for _, _, wide in runs]
         shared = [_shares(node, narrow, {*by_name}) for narrow, _, _ in runs]
@@ -85,6 +87,12 @@ def _copy(node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
                 several = graph.call_function(operator.gt, (graph.call_method("size", (given, dim)), 1))
                 graph.call_function(guard_equal, (several, True, f"size {dim} before `{node}` is two or more"))
     node.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+
+
+def _picks(node: fx.Node | None) -> bool:
+    """Tell whether a call picks by a list, which a narrow graph does instead of a step."""
+    index = node.args[1] if node is not None and node.target is operator.getitem else None
+    return isinstance(index, tuple) and any(isinstance(item, list) for item in index)
 
 
 def _other_inputs(inputs: Inputs) -> Iterator[Inputs]:

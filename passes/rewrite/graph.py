@@ -37,6 +37,7 @@ from fxprune.pytorch.rewritable import (
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES
+from .places import put_back
 from .positions import guard_flat
 from .site import EXAMPLE, WIDE, Site, product
 from .sizes import guard_number
@@ -100,7 +101,10 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
         dim = min(_STACKS[node.target], len(site.value.sizes) - 1)  # vectors are joined along their own axis
         if site.value.axes[dim] is not None:
             guard_number(site)
-    return site.copy(tuple(args), dict(kwargs)) if made is None else made
+    made = site.copy(tuple(args), dict(kwargs)) if made is None else made
+    if view := coupling.nodes[node.name].put_back:
+        put_back(site, next(env[wide] for wide in env if wide.name == view))
+    return made
 
 
 def _unsure(coupling: Coupling) -> set[fx.Node]:

@@ -28,6 +28,8 @@ def sliced(site: Site) -> fx.Node | None:
         return None
     if site.kind in ("narrow", torch.narrow):
         return _narrowed(site, on_x)
+    if site.kind in ("select", torch.select):
+        return _selected(site, on_x)
     if isinstance(site.node.target, OpOverload):
         return _ranged(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
@@ -44,7 +46,7 @@ def sliced(site: Site) -> fx.Node | None:
         item = slice(None) if surface.takes_all(before, given, dim) else item
         if codes is not None and item != slice(None):
             site.guard_length(dim, on_x)
-        new.append(item if codes is None or isinstance(item, int) else _bounds(site, codes, item))
+        new.append(item if codes is None else _bounds(site, codes, item))
         if isinstance(item, slice) and isinstance(new[-1], list) and beside:  # two lists would go in pairs
             if site.node.target is operator.setitem:
                 raise RewriteError(
@@ -73,7 +75,9 @@ def _axes_taken(site: Site, item: Any, items: tuple[Any, ...], rank: int) -> int
 
 
 def _bounds(site: Site, codes: Codes, item: Any) -> Any:
-    """Return a slice, or the index that the analysis knows, in places among the kept channels."""
+    """Return a slice, a number, or the index that is known, counted among the kept channels."""
+    if isinstance(item, int):
+        return _place(site, codes, item)
     if isinstance(item, slice):
         if item == slice(None):
             return item
@@ -92,6 +96,21 @@ def _bounds(site: Site, codes: Codes, item: Any) -> Any:
     if isinstance(item, slice) and len(places) and (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1, None)
     return [int(place) for place in places]
+
+
+def _place(site: Site, codes: Codes, place: Any) -> int:
+    """Return the place of a channel among the kept ones; one that nobody reads may be gone."""
+    kept, place = site.kept(codes), site.number(place)
+    return int(kept[:place].sum()) if kept[place] else int(place)
+
+
+def _selected(site: Site, on_x: Shape) -> fx.Node | None:
+    dim = site.parameter(1, "dim") % len(on_x.sizes)
+    codes = on_x.axes[dim]
+    if codes is None:
+        return None
+    site.guard_length(dim, on_x)
+    return site.copy((site.args[0], dim, _place(site, codes, site.parameter(2, "index"))), {})
 
 
 def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
@@ -135,6 +154,13 @@ def picked(site: Site) -> fx.Node | None:
     items = (*(slice(None) for _ in range(dim)), _bounds(site, codes, None))
     made = site.graph.create_node("call_function", operator.getitem, (site.args[0], items), {}, site.node.name)
     return standing_for(site.node, made)
+
+
+def put_back(site: Site, view: fx.Node) -> None:
+    """Put what a call wrote to a view back, where that is a copy of channels at certain places."""
+    x, items = view.args[:2]
+    if isinstance(items, tuple) and any(isinstance(item, list) for item in items):
+        site.call(operator.setitem, x, items, view)
 
 
 def _is_met(site: Site, table: Any, codes: Codes) -> bool:

@@ -40,7 +40,6 @@ ALIGNED = [
 # What could merge and is not found, which is sound but narrower than need be: why, and a merge that would be right,
 # the two positions on each axis (dim 0: rows, dim 1: columns).
 CAUTIOUS = {
-    "one channel": ("only the channel that is sliced out is special", "a.weight:0 0 1, a.bias:0 0 1, b.weight:1 0 1"),
     "chunk of uneven parts": ("pieces put together again", "a.weight:0 0 6, a.bias:0 0 6, b.weight:1 0 3"),
     "weights put together": ("two weights in one count as computed", "a.weight:0 0 1, a.bias:0 0 1, w:1 0 1, v:1 0 1"),
 }

@@ -122,8 +122,8 @@ image("one output per group", lambda s, y: s.d(y), {A: 4, B: 6}, out=4, d=conv(8
 image("grouped", lambda s, y: s.d(y), {A: 4, B: 6, "d.weight": 6}, out=12, d=conv(8, 12, 3, groups=2))
 image("grouped twice", lambda s, y: s.e(s.d(y)), {A: 4, B: 6, "d.weight": 4, "e.weight": 3}, out=6,
       d=conv(8, 8, 3, groups=2), e=conv(8, 6, groups=2))
-image("one channel read", lambda s, y: s.d(y[:, :1]), {B: 6, "d.weight": 8}, frozen="one channel is sliced out",
-      d=conv(1, 8, 3))
+image("one channel read", lambda s, y: s.d(y[:, :1]), {A: 7, B: 6, "d.weight": 8},
+      frozen="one channel is sliced out", d=conv(1, 8, 3))
 image("transposed", lambda s, y: s.d(y), {A: 8, B: 6, "d.weight": 5}, out=5, d=nn.ConvTranspose2d(8, 5, 2, 2))
 image("grouped transposed", lambda s, y: s.d(y), {A: 4, "d.weight": 3, B: 6}, out=6,
       d=nn.ConvTranspose2d(8, 6, 2, 2, groups=2))

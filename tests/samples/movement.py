@@ -100,8 +100,8 @@ image("slice across two scales", _two_scales, {"p": 4, "p#2": 4, B: 6}, p=free(8
 image("slice across halves that met", _halves_met, {A: 3, B: 6})
 image("slice across halves under one layer", _halves_read, {A: 3, "c.weight": 4, B: 6}, c=conv(4, 4))
 image("slice across a stack", _stack_taken_apart, {A: 4, A2: 4, B: 6})
-image("one channel", lambda s, y: y * y[:, 3:4], {B: 6}, frozen="one channel is sliced out")
-image("one channel by its index", lambda s, y: y * y[:, 3][:, None], {B: 6}, frozen="picked by its index")
+image("one channel", lambda s, y: y * y[:, 3:4], {A: 7, B: 6}, frozen="one channel is sliced out")
+image("one channel by its index", lambda s, y: y * y[:, 3][:, None], {A: 7, B: 6}, frozen="picked by its index")
 image("every channel alone", lambda s, y: torch.stack(y.unbind(1), 1), {B: 6}, frozen="taken apart")
 image("narrow", lambda s, y: y.narrow(1, 2, 3), {A: 5, A2: 3, B: 6}, out=3)
 image("narrowed to all of a length that the image tells", lambda s, y: y.narrow(1, 0, y.shape[2]), {B: 6}, fixed=True,
@@ -122,7 +122,7 @@ image("cat", lambda s, y: torch.cat([y, s.c(y)], 1), {A: 8, B: 6, "c.weight": 5}
 image("cat with itself", lambda s, y: torch.cat([y, y.relu()], 1), {A: 8, B: 6}, out=16)
 image("cat with a part of itself", lambda s, y: torch.cat([y, y[:, :3]], 1), {A: 3, A2: 5, B: 6}, out=11)
 image("cat with one map", lambda s, y: torch.cat([y, y.mean(1, keepdim=True)], 1), {A: 8, B: 6}, out=9)
-image("cat with a constant", lambda s, y: torch.cat([y, y[:, :1] * 0 + torch.ones(3, 1, 1)], 1), {B: 6}, out=11,
+image("cat with a constant", lambda s, y: torch.cat([y, y[:, :1] * 0 + torch.ones(3, 1, 1)], 1), {A: 7, B: 6}, out=11,
       frozen="one channel is sliced out")
 image("dense", _dense, {A: 8, B: 6, "c.weight": 5, "d.weight": 4}, out=17, c=conv(8, 5), d=conv(13, 4))
 image("cat in space", lambda s, y: torch.cat([y, s.c(y)], 2), {A: 8, B: 6}, c=conv(8, 8))
@@ -162,5 +162,5 @@ image("image padded as it tells", lambda s, y: F.pad(y, (0, 0, 0, y.shape[2] // 
 image("ones like one channel", lambda s, y: y * torch.ones_like(y[:, 5:6]), {A: 8, B: 6})
 image("ones like one channel, narrowed", lambda s, y: y * torch.ones_like(y.narrow(1, 6, 1)), {A: 8, B: 6})
 image("zeros like the last channel", lambda s, y: y + torch.zeros_like(y[:, -1])[:, None], {A: 8, B: 6})
-image("one channel, also read", lambda s, y: y * torch.ones_like(y[:, 5:6]) + y[:, 5:6], {B: 6},
+image("one channel, also read", lambda s, y: y * torch.ones_like(y[:, 5:6]) + y[:, 5:6], {A: 7, B: 6},
       frozen="one channel is sliced out")

@@ -35,6 +35,20 @@ def _put(s, y):
     return z
 
 
+def _singles_changed(s, y):
+    z = y * 2
+    z[:, 3] += 1
+    z[:, -1] = z[:, 2].tanh()
+    z[:, 1:2] *= z.select(1, y.shape[1] // 2 - 2)[:, None]
+    return z
+
+
+def _singles_turned(s, y):
+    z = torch.zeros_like(y)
+    z[:, 0], z[:, 1], z[:, 2:] = y[:, 1], y.select(dim=1, index=0), y[:, 2:]
+    return z * s.c(z).select(1, -8).sigmoid()[:, None] + torch.select(s.c(z), 1, 0)[:, None]
+
+
 def _put_channels(s, y):
     z = y.clone()
     z[:, torch.tensor([0, 2])] = s.c(y)
@@ -183,7 +197,14 @@ image("index by a stored permutation", lambda s, y: y[:, s.k.turned].sigmoid(), 
 image("index of a sum with itself", lambda s, y: y + y[:, s.k.turned], {A: 2, B: 6}, k=Constants(turned=TURNED))
 image("index with repetition", lambda s, y: y[:, [0, 1, 2, 3, 3, 0]], {A: 2, A2: 2, f"{A}#3": 4, B: 6}, out=6)
 image("index by a stored mask", lambda s, y: y[:, s.k.first], {A: 4, A2: 4, B: 6}, out=4, k=Constants(first=TURNED > 3))
-image("index of one channel", lambda s, y: y * y[:, [2]], {B: 6}, frozen="one channel is picked by its index")
+image("index of one channel", lambda s, y: y * y[:, [2]], {A: 7, B: 6}, frozen="one channel is picked by its index")
+image("single channels changed in place", _singles_changed, {A: 4, B: 6}, frozen="one channel is sliced out")
+image("single channels of a weight in another order", _singles_turned, {A: 6, B: 6, "c.weight": 7}, c=conv(8, 8),
+      frozen="one channel is picked by its index")
+image("one channel of a flattened image", lambda s, y: y + y.flatten(1)[:, 70, None, None, None], {A: 7, B: 6},
+      fixed=True, frozen="one channel is picked by its index")
+image("one channel by the size of an image", lambda s, y: y * y[:, y.shape[2] - 5, None], {B: 6}, fixed=True,
+      frozen="one of the channels that hangs on an input")
 image("index by values", lambda s, y: y[:, s.c(y).mean((0, 2, 3)).argsort()], {B: 6}, c=conv(8, 8),
       frozen="an index picks positions")
 image("permutation and its inverse", _flow, {A: 4, A2: 4, B: 6}, c=conv(4, 4), k=Constants(turned=TURNED))

@@ -34,6 +34,32 @@ def _in_place_on_every_other(s, y):
     return y
 
 
+def _in_place_on_views(s, y):
+    y = y * 1.5
+    s.r(y.movedim(1, -1)[..., 1::2])
+    some = y[:, ::2]
+    some.mul_(2).sub_(1)
+    some += 1
+    return y + some.sum(1, keepdim=True)
+
+
+def _in_place_after_views(s, y):
+    y = y * 1.5
+    y[:, ::2] += y[:, 1::2].tanh()
+    return y.mul_(2)
+
+
+def _unseen(y, write):
+    write(y[:, ::2])
+    return y
+
+
+def _copies_of_a_step(s, y):
+    some = y[:, ::2]
+    again = some.contiguous()
+    return torch.cat([some, again.tanh_(), some + again], 1)
+
+
 def _in_place_after_a_step(s, y):
     y = y * 1.5
     some = y[:, ::2]
@@ -80,7 +106,14 @@ image("largest of two", lambda s, y: torch.maximum(y, s.c(y)), {A: 8, B: 6}, c=c
 image("masked", lambda s, y: y.masked_fill(y > 1, 0.5), {A: 8, B: 6})
 image("in place", _in_place, {A: 8, B: 6}, c=conv(8, 8))
 image("in place on some channels", _in_place_on_some, {A: 4, f"{A}#2": 4, B: 6})
-image("in place on every other channel", _in_place_on_every_other, {B: 6}, frozen=STEP)
+image("in place on every other channel", _in_place_on_every_other, {A: 4, f"{A}#2": 4, B: 6})
+image("in place on views with a step", _in_place_on_views, {A: 4, f"{A}#2": 4, B: 6}, r=nn.ReLU(inplace=True))
+image("in place after views with a step", _in_place_after_views, {A: 4, B: 6})
+image("in place on a view of a view with a step", lambda s, y: _unseen(y * 1.5, lambda some: some[:, ::2].tanh_()),
+      {B: 6}, frozen=STEP)
+image("in place beside a view with a step", lambda s, y: _unseen(y * 1.5, lambda some: some[:, :2].tanh_()), {B: 6},
+      frozen=STEP)
+image("copies of a slice with a step", _copies_of_a_step, {A: 4, f"{A}#2": 4, B: 6}, out=12)
 image("in place after a slice with a step", _in_place_after_a_step, {B: 6}, out=4, frozen=STEP)
 image("in place before a slice with a step", lambda s, y: (y * 2).tanh_()[:, ::2].sin(), {A: 4, f"{A}#2": 4, B: 6},
       out=4)

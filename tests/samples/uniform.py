@@ -133,6 +133,13 @@ def _met_and(op):
     return forward
 
 
+def _by_type(s, y):
+    size = y.shape
+    kind = type(y) if y.shape[2] > 4 else None
+    z = torch.Tensor(*size).zero_() + torch.Tensor(size).fill_(2.0) + kind(size[0], 8, *size[2:]).zero_()
+    return y + (z * torch.Tensor([size[2], 1.0]).sum() * torch.Tensor(size[0]).fill_(1.0)[:, None, None, None]).to(y)
+
+
 # fmt: off
 image("map expanded like another", _gate(lambda g, y: g.expand_as(y)), {A: 8, B: 6}, **G)
 image("map expanded, then squashed", _gate(lambda g, y: torch.sigmoid(g.expand(-1, 8, -1, -1)) + 1), {A: 8, B: 6}, **G)
@@ -166,6 +173,10 @@ image("full", _new(lambda y, size: torch.full(size, 0.5, dtype=y.dtype)), {A: 8,
 image("new zeros", _new(lambda y, size: y.new_zeros(size)), {A: 8, B: 6})
 image("new ones", _new(lambda y, size: y.new_ones(*size)), {A: 8, B: 6})
 image("new and full", _new(lambda y, size: y.new_full(size, 0.5)), {A: 8, B: 6})
+image("new by its older name", _new(lambda y, size: y.new(y.shape).fill_(0.5) + y.new(*size).zero_()), {A: 8, B: 6})
+image("new of a tensor", lambda s, y: y.new(y) * 2, {A: 8, B: 6})
+image("new of numbers", lambda s, y: y * y.new([0.5, y.shape[2]]).sum(), {A: 8, B: 6})
+image("tensors by their type", _by_type, {A: 8, B: 6})
 image("zeros that are filled", _filled, {A: 4, B: 6}, frozen="changed in place")
 image("put into given halves", _put_into_halves, {A: 8, B: 6}, out=16)
 image("written into halves of zeros", _halves(lambda y: y.new_zeros(y.shape[0], 16, *y.shape[2:])),
@@ -179,6 +190,9 @@ image("zeros written to by one map", _written_by_one, {A: 4, B: 6}, frozen="chan
 image("out of a function", lambda s, y: torch.add(y, s.c(y), out=torch.empty_like(y)), {A: 8, B: 6}, c=conv(8, 8))
 tokens("zeros added to by an index", _added_to_zeros, {A: 8}, c=linear(8, 1))
 tokens("recurrent, a first state of zeros", _state, {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6, batch_first=True))
+tokens("recurrent, a first state by its older name", lambda s, y: s.m(
+       y, next(s.parameters()).new(1, y.size(0), 6).zero_())[0], {A: 8, M_IN: 6}, out=6,
+       m=nn.GRU(8, 6, batch_first=True))
 tokens("recurrent, two first states", _both_states, {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, batch_first=True))
 tokens("cell by hand", _unrolled, {A: 8, "u.weight": 6}, out=6, fixed=True, u=linear(8, 6), w=linear(6, 6))
 tokens("tokens kept, index repeated", _kept_tokens(lambda at, y: at.repeat(1, 1, 8)), {A: 8})

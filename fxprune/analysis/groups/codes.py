@@ -98,6 +98,7 @@ class Coding:
                 tuple(notes.guarded.get(name, ())),
                 tuple(notes.squeezed.get(name, ())),
                 name in notes.masks,
+                notes.put_back.get(name, ""),
             )
             for name, value in values.items()
         }

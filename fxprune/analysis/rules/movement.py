@@ -108,7 +108,7 @@ def cut(call: Call) -> Axes:
                 call.needs_copy(x, ids)
         if len(taken) <= 1:
             if not (len(taken) and call.node is not None and is_pattern(call.node)):
-                call.freeze("one channel is sliced out", ids)
+                call.freeze("one channel is sliced out", taken if len(taken) else ids)
             axes[dim] = None
     return tuple(axes)
 
@@ -148,8 +148,8 @@ def _pieces(call: Call) -> list[Axes]:
         return [tuple(axes) for _ in call.out]
     ends = np.cumsum([piece.shape[dim] for piece in call.out])
     pieces = np.split(ids, ends[:-1])
-    if min(map(len, pieces)) <= 1 < len(ids):
-        call.freeze("split into single channels", ids)
+    if len(ids) > 1:
+        call.freeze("split into single channels", *(piece for piece in pieces if len(piece) == 1))
     result = []
     for piece in pieces:
         own = list(axes)
@@ -160,11 +160,12 @@ def _pieces(call: Call) -> list[Axes]:
 
 @rule("select.int", keeps_parameters=True, uniform=moved)
 def select(call: Call) -> Axes:
-    """The result has one position of an axis; channels there freeze where its numbers are read."""
+    """The result has one position of an axis; a channel there freezes where it is read."""
     axes, dim, place = list(call.axes(call.args[0])), *call.args[1:3]
-    if not (place in (0, -1) and call.node is not None and is_pattern(call.node)):
-        call.freeze("one channel is picked by its index", axes[dim])
-    del axes[dim]
+    ids = axes.pop(dim)
+    if ids is not None and not (place in (0, -1) and call.node is not None and is_pattern(call.node)):
+        call.needs_places("one of the channels", ids)
+        call.freeze("one channel is picked by its index", ids[place : place + 1 or None])
     return tuple(axes)
 
 

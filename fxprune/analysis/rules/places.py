@@ -68,7 +68,7 @@ def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes |
         return None
     axes[dim] = call.channels.distinct(ids[places]) if len(places) > 1 else None
     if len(places) <= 1:
-        call.freeze("one channel is picked by its index", ids)
+        call.freeze("one channel is picked by its index", ids[places])
     return tuple(axes)
 
 

@@ -136,12 +136,21 @@ def drawn_in_training(call: Call) -> list[Axes]:
     return axes
 
 
-@rule("new_empty")
+def _pads(call: Call) -> bool:
+    node = call.node
+    return node is not None and (node.op == "call_module" or canonical_call(node.target) in PADS)
+
+
+def unfilled(call: Call, rule: Rule) -> list[Axes]:
+    """A new tensor waits for channels on all axes, unless a padding made it."""
+    return [()] if _pads(call) else filled(call, rule)
+
+
+@rule("new_empty", creates_channels=True, uniform=unfilled)
 def empty(call: Call) -> Axes:
     """The result holds no numbers yet; a circular padding writes each channel to its place."""
-    x, out, node = call.args[0], call.out, call.node
-    pads = node is not None and (node.op == "call_module" or canonical_call(node.target) in PADS)
-    if not pads or x.dim() != out.dim():
+    x, out = call.args[0], call.out
+    if not _pads(call) or x.dim() != out.dim():
         return unlabelled(out)
     axes = call.axes(x)
     call.freeze("padded by other positions", *(ids for ids, a, b in zip(axes, x.shape, out.shape) if a != b))

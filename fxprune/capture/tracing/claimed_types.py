@@ -20,6 +20,7 @@ from torch import fx
 from fxprune.pytorch.source import short
 from fxprune.pytorch.torch_private import CHECK_ALL_WITH, CHECK_WITH, assert_tensor, pytree
 
+from .made_by_type import made_recorded
 from .own_tensors import OwnTensor
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def types_claimed(kind: type) -> Iterator[None]:
     setattr(torch, CHECK_WITH, checked)
     setattr(torch, CHECK_ALL_WITH, all_checked)
     try:
-        yield
+        with made_recorded():
+            yield
     finally:
         builtins.isinstance, builtins.callable = given, asked
         setattr(torch, CHECK_WITH, check)

@@ -17,6 +17,7 @@ from fxprune.pytorch.torch_private import pytree
 from .claimed_types import claims_type
 from .integers import TRUNC, recorded_method
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
+from .made_by_type import TypeOfTensors
 from .numpy_functions import called
 from .own_tensors import note_written
 
@@ -45,7 +46,7 @@ def _in_place(name: str, method: str) -> Callable[[InPlaceProxy, Any], Any]:
     return write
 
 
-class InPlaceProxy(fx.Proxy):
+class InPlaceProxy(TypeOfTensors, fx.Proxy):
     """A proxy whose ``a += b`` writes to ``a``; it raises an error for what no graph records."""
 
     for _name, _method in _IN_PLACE.items():
@@ -216,8 +217,7 @@ class ConcreteProxy(InPlaceProxy):
 
     def number(self) -> Any:
         """Return the number for the example, or None: it is no number."""
-        value = self._value()
-        return value if type(value) in (int, float) else None
+        return value if type(value := self._value()) in (int, float) else None
 
     def is_sequence(self) -> bool:
         """Tell whether this is a shape, or another sequence."""
