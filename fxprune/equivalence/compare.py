@@ -35,7 +35,7 @@ from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .other_sizes import difference_at_other_sizes
 from .pair import Pair
 from .preserved import preserved
-from .programs import HistoryQuestions, RealRun, only_the_model_asks
+from .programs import TELLS, HistoryQuestions, RealRun, only_the_model_asks
 from .training import noise_in_weights, training_difference
 from .under_autocast import difference_under_autocast
 from .without_numbers import are_shown_equal
@@ -108,7 +108,7 @@ def difference(
 def _difference(pair: Pair, inputs: Inputs, eval_only: bool) -> Difference:
     always = _in_eval(pair, inputs)
     if always or eval_only:
-        return Difference(always, hopeless=always.startswith(KEEPS), unasked=bool(pair.programs.unasked))
+        return Difference(always, hopeless=always.startswith((KEEPS, TELLS)), unasked=bool(pair.programs.unasked))
     always, unknown = difference_under_autocast(pair, inputs)
     if always:
         return Difference(always)
@@ -128,6 +128,8 @@ def _difference(pair: Pair, inputs: Inputs, eval_only: bool) -> Difference:
 def _is_proven_in_training(pair: Pair, inputs: Inputs) -> bool:
     # Batch normalisation needs more than one value for each channel.
     twice = [as_meta(inputs), doubled_on_meta(inputs)]
+    if pair.tells.asks:
+        return False
     if not pair.proven or pair.programs.are_equal(twice, training=True, modes=IN_TRAINING):
         return pair.proven
     pair.asks_modes |= (equal := pair.programs.are_equal(twice, training=True))
@@ -159,6 +161,8 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
         raise CaptureError(
             f"{type(model).__name__} returns a {kind} tensor, which no comparison takes: return it dense."
         )
+    if why := pair.unwatched_difference(first, wanted):
+        return why
     pair.take_caches(wanted, attributes.assigned())
     pair.keeps = bool(attributes.assigned() or attributes.changed_containers)
     _prove(pair, record, model, first)

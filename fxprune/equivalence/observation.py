@@ -55,7 +55,7 @@ def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
 def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = None) -> Observation:
     """Call a network on copies of inputs, with one seed, and restore its parameters."""
     given: Inputs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
-    _seed_all()
+    seed_all()
     tensors = dict(named_tensors(module))
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
     drawn = generator_states()
@@ -188,7 +188,8 @@ def leaves_of(value: Any) -> list[Any]:
 _SEED = 1_847_203_951
 
 
-def _seed_all() -> None:
+def seed_all() -> None:
+    """Seed all generators of random numbers."""
     # Without a device in use, `torch.manual_seed` would queue the seed for one, with a stack trace each time.
     waiting = torch.cuda.is_available() and not torch.cuda.is_initialized()
     if waiting or not torch.accelerator.is_available():

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.modules import map_tensors, named_tensors
 
 from .example_values import is_uniform, varied
 from .observation import Observation, differs
-from .programs import Programs
+from .programs import Programs, Tells
 
 
 class Pair:
@@ -35,6 +36,17 @@ class Pair:
         self.exported = module.meta.get("fxprune_capture") == "export"
         # Buffers that a call in eval mode replaces, and what by.
         self._caches: dict[str, Tensor] = {}
+
+    @functools.cached_property
+    def tells(self) -> Tells:
+        """Where the model may tell a watched call from others."""
+        return Tells([*self.model.modules()])
+
+    def unwatched_difference(self, inputs: Inputs, wanted: Observation, *, training: bool = False) -> str:
+        """Compare a watched call of a fresh copy of the model with one that nobody watches."""
+        writes = not wanted.state.keys().isdisjoint(name for name, _ in self.model.named_parameters())
+        model = self.copy(self.model, Tensor.clone if writes else lambda tensor: tensor).train(training)
+        return self.tells.difference(model, inputs, wanted)
 
     @functools.cached_property
     def _varied(self) -> dict[int, Tensor]:

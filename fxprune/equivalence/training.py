@@ -53,6 +53,8 @@ def _twice(pair: Pair, inputs: Inputs) -> tuple[str, str, bool]:
         return "", f"in training mode the model {wanted}", False
     if isinstance(found, str):
         return f"the graph {found}", "", False
+    if why := pair.unwatched_difference(first, wanted, training=True):
+        return why, "", False
     pair.drop_caches(wanted)
     draws = wanted.draws and found.draws
     if why := compare(wanted, found):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.middle import IMAGES, Small, drawn
-from torch import is_autocast_enabled, nn
+from torch import cond, is_autocast_enabled, nn
 from torch import is_grad_enabled as records
+from torch._higher_order_ops.map import map as mapped
+from torch._higher_order_ops.scan import scan
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError, guard_equal
@@ -121,6 +123,11 @@ UNKNOWN = {  # what no traced value tells -> the ways of capture, a part of the 
     "references": (lambda s, y: y * sys.getrefcount(y), WAYS, "module `Small` at .*`getrefcount` of a tensor"),
     "branches tried": (
         tried(lambda y: torch.cond(y.sum() > 0, doubled, torch.relu, (y,))), WAYS, "gives a function to PyTorch at "),
+    "branches by another name tried": (
+        tried(lambda y: cond(y.sum() > -1e9, doubled, torch.relu, (y,))), WAYS, "computes something else: output 0"),
+    "samples one by one tried": (tried(lambda y: mapped(doubled, y)), WAYS, "computes something else: output 0"),
+    "a loop tried": (
+        tried(lambda y: scan(lambda c, z: (c + z, c * 2 + z), y[0] * 0, y)[1]), WAYS, "computes something else: "),
     "a trace tried": (tried(lambda y: torch.jit.trace(doubled, y)(y)), WAYS, "`trace` of a tensor"),
     "history of an export": (
         lambda s, y: y * 2 if torch.result_type(y, 1.0) is torch.float32 and s.a.weight.grad is None else y, ["export"],

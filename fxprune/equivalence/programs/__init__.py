@@ -5,3 +5,4 @@ from .history import HistoryQuestions
 from .meta_run import RANK
 from .program import Programs, only_the_model_asks
 from .real_run import RealRun
+from .unwatched import TELLS, Tells

@@ -49,6 +49,8 @@ class Recorder(TorchDispatchMode):
         island: the autocast of the next operator where it is not that of the caller, if it is known.
     """
 
+    supports_higher_order_operators = True  # or PyTorch raises an error instead of asking, which a network may catch
+
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         """Take a network whose tensors are those of the model under other ``names``."""
         super().__init__()  # type: ignore[no-untyped-call]
@@ -153,7 +155,10 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._paused:
             return self._run(func, args, kwargs)
-        if not isinstance(func, OpOverload) or (is_mutable(func) and self._writes_parameter(func, args, kwargs)):
+        if not isinstance(func, OpOverload):
+            self._open()
+            return func(*args, **kwargs)
+        if is_mutable(func) and self._writes_parameter(func, args, kwargs):
             self._open()
         if not self.views and torch.Tag.inplace_view in func.tags:  # of a tensor it would leave the views as they are
             self._open()
