@@ -100,6 +100,7 @@ def pytest_collection_finish():
     """Look for garbage among what the tests make, not among half a million objects of the libraries each time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)  # a graph has thousands of objects, and was looked through again and again while it grew
 
 
 # Tests that share what is dear to make, by the beginning of their names: with pytest 9.2, marks of pytest-xdist 3.8 are

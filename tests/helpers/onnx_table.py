@@ -56,13 +56,14 @@ def keep_programs():
             return made(module, inputs, *options)
         key = (structure, torch.onnx.export, *options)
         weights = _weights(module)
-        found = next((each for each in kept.get(key, ()) if each.takes_all or each.weights == _digest(weights)), None)
+        digest = _digest(weights)
+        found = next((each for each in kept.get(key, ()) if each.takes_all or each.weights == digest), None)
         if found is None:
             with _before_optimising() as models:
                 models += [made(module, inputs, *options).model]
-            found = _Kept(*models, _digest(weights), _are_all_stored(weights, models[0]))
+            found = _Kept(*models, digest, _are_all_stored(weights, models[0]))
             kept.setdefault(key, []).append(found)
-        return SimpleNamespace(model=found.model_with(weights) if found.takes_all else found.optimised.clone())
+        return SimpleNamespace(model=found.optimised.clone() if found.weights == digest else found.model_with(weights))
 
     export.onnx_program = program
 

@@ -23,6 +23,7 @@ FACES = {"fxprune", "fxprune.__main__", "fxprune.passes"}
 VERSION = "fxprune.__version__"
 
 
+@functools.cache
 def modules():
     """Dotted name -> path, for everything but the tests."""
     found = {}
@@ -58,7 +59,7 @@ def imported(name, source, known, is_package):
     typing = {
         id(node)
         for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        if isinstance(block, ast.If) and _last_name(block.test) == "TYPE_CHECKING"
         for node in ast.walk(block)
     }
     for node in ast.walk(tree):
@@ -72,7 +73,7 @@ def imported(name, source, known, is_package):
             base = base.rstrip(".")
             names = [base if alias.name in handed(base, known) else f"{base}.{alias.name}" for alias in node.names]
             names = [each if each in known or each == VERSION else base for each in names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+        elif isinstance(node, ast.Call) and _last_name(node.func).endswith(("import_module", "__import__")):
             names = [each.value for each in node.args if isinstance(each, ast.Constant)]
         else:
             continue
@@ -81,12 +82,19 @@ def imported(name, source, known, is_package):
                 yield each, id(node) in typing
 
 
-def arrows(known):
-    for name, path in known.items():
-        if name in FACES:
-            continue
-        for other, typing in imported(name, path.read_text(encoding="utf-8"), known, path.name == "__init__.py"):
-            yield name, other, typing
+def _last_name(node):
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+@functools.cache
+def arrows():
+    known = modules()
+    return [
+        (name, other, typing)
+        for name, path in known.items()
+        if name not in FACES
+        for other, typing in imported(name, path.read_text(encoding="utf-8"), known, path.name == "__init__.py")
+    ]
 
 
 def faults(every):
@@ -111,14 +119,13 @@ def test_every_folder_is_in_the_table():
 
 
 def test_no_import_goes_up_or_past_a_door():
-    known = modules()
-    assert len(known) > 150
-    assert list(faults(arrows(known))) == []
+    assert len(modules()) > 150
+    assert list(faults(arrows())) == []
 
 
 def test_no_files_import_each_other_in_a_circle():
     known = modules()
-    graph = nx.DiGraph((name, other) for name, other, typing in arrows(known) if not typing and name != other)
+    graph = nx.DiGraph((name, other) for name, other, typing in arrows() if not typing and name != other)
     inside = [(a, b) for a, b in graph.edges if known[b].name != "__init__.py" or room_of(a) != room_of(b)]
     assert list(nx.simple_cycles(nx.DiGraph(inside))) == []
 
