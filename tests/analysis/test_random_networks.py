@@ -116,7 +116,7 @@ FAULTS = {
         0,
     ),
     "an average is not balanced": (lambda m: m.setattr(Call, "balance", lambda *_: None), "Wrong: narrow: ", 33),
-    "a product is not multiplied": (case_of(operator.matmul), "Wrong: narrow: ", 12),
+    "a product is not multiplied": (case_of(operator.matmul), "Wrong: narrow: ", 3),
     "columns are not added up": (
         lambda m: m.setattr(CONCENTRATE, "cluster_sum", first_columns),
         "Wrong: concentrated: ",

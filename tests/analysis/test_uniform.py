@@ -10,7 +10,7 @@ from samples import SAMPLES
 
 import fxprune
 from fxprune.analysis.marks import Marks
-from fxprune.passes.rewrite import calls
+from fxprune.passes.rewrite import calls, copies, graph
 
 
 def proved(name):
@@ -40,10 +40,25 @@ def test_what_freezes_must(name, why, monkeypatch):
         ("map repeated", "repeat"),
         ("map interleaved", "repeat_interleave"),
         ("new ones", "new_ones"),
+        ("new by its older name", "new_empty"),
+        ("single channels changed in place", "select"),
         ("functional group norm, a channel each", F.group_norm),
     ],
 )
 def test_what_is_rewritten_must_be(name, target, monkeypatch):
     assert proved(name)
     monkeypatch.setitem(calls.CASES, target, lambda site: None)
+    assert not proved(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "room", "part", "answer"),
+    [
+        ("in place on views with a step", graph, "put_back", None),
+        ("copies of a slice with a step", copies, "_picks", False),
+    ],
+)
+def test_channels_picked_with_a_step_are_put_back_and_copied(name, room, part, answer, monkeypatch):
+    assert proved(name)
+    monkeypatch.setattr(room, part, lambda *_: answer)
     assert not proved(name)

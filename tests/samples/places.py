@@ -39,7 +39,7 @@ def _singles_changed(s, y):
     z = y * 2
     z[:, 3] += 1
     z[:, -1] = z[:, 2].tanh()
-    z[:, 1:2] *= z.select(1, y.shape[1] // 2 - 2)[:, None]
+    z[:, 1:2] *= z.select(1, y.shape[1] - 1)[:, None]
     return z
 
 
