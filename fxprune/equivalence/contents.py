@@ -37,7 +37,8 @@ _OPAQUE = torch.Tensor, nn.Module, types.ModuleType, types.CodeType, types.Frame
 _TABLES = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks")) | {"_modules"}
 _OF_TORCH = frozenset(vars(nn.Module())) - _TABLES | {"dump_patches", "call_super_init"}
 # Packages whose functions, classes and objects no network changes; except the objects of the second, which hold others.
-_OTHERS = (sys.stdlib_module_names - {"__main__"}) | {"torch", "fxprune", "numpy", "_pytest", "pluggy"}
+_OF_PYTHON = sys.stdlib_module_names - {"__main__"}
+_OTHERS = _OF_PYTHON | {"torch", "fxprune", "numpy", "_pytest", "pluggy"}
 _HOLDERS = frozenset({
     "_thread", "argparse", "array", "builtins", "collections", "functools", "itertools", "numpy", "queue", "random",
     "types", "weakref",
@@ -182,7 +183,7 @@ def _told_apart(value: Any) -> str:
     if isinstance(value, types.FunctionType):
         return str(id(value.__code__))
     if not isinstance(value, torch.Tensor):
-        return "" if type(value) in _NESTS else str(id(value))
+        return "" if type(value) in _NESTS else f"{id(value)} {_value_of(value)}"
     written = f"{id(value)} {versions_of([value])}"
     if type(value) not in (torch.Tensor, nn.Parameter) or value.is_meta or value.layout != torch.strided:
         return written
@@ -190,6 +191,14 @@ def _told_apart(value: Any) -> str:
         return written
     numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return f"{value.dtype} {value.shape} {value.device} {hashlib.sha256(numbers.data).hexdigest()}"
+
+
+def _value_of(value: Any) -> str:
+    """Return what a pickle of an object of Python holds; one that replaces it may get its identity."""
+    with contextlib.suppress(Exception):
+        if type(value).__module__.partition(".")[0] in _OF_PYTHON:
+            return repr(_stored(value, needed=False))
+    return ""
 
 
 def _parts(value: Any) -> list[Any]:

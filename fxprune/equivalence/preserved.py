@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import set_grad_enabled, storage_id, storage_owners, tensor_tables
 
 from .observation import generators_restored
-from .variables import Variables
+from .variables import Variables, are_same, base_of, fill, held_by, keys_of
 from .watch import Watch, has_storage, hold_the_same, lends_noted
 
 _COVERED: set[int] = set()  # storages that a block outside preserves
@@ -69,15 +68,15 @@ class _Snapshot:
         self._facts = [(x, x.detach(), x.requires_grad, x.grad if x.is_leaf else None) for x in tensors]
         modules = list(model.modules())
         tables = [table for module in modules for table in _tables(module)]
-        self._empty = [table for table in tables if not table]  # most of them
-        self._tables = [(table, [*table], [*table.values()]) for table in tables if table]
+        self._empty = [table for table in tables if not dict.__len__(table)]  # most of them
+        self._tables = [(table, keys_of(table), held_by(table)) for table in tables if dict.__len__(table)]
         self._variables = Variables(modules)
 
     def restore(self) -> None:
         """Restore all but numbers."""
         self._variables.restore()
-        for empty in filter(None, self._empty):
-            empty.clear()
+        for empty in filter(dict.__len__, self._empty):
+            base_of(empty).clear(empty)
         for table in self._tables:
             _restore_table(*table)
         for each in self._facts:
@@ -111,13 +110,12 @@ def _is_table(value: Any) -> bool:
 
 
 def _holds_layers(table: dict[Any, Any]) -> bool:
-    return any(isinstance(each, nn.Module) for each in table.values())
+    return any(isinstance(each, nn.Module) for each in held_by(table))
 
 
 def _restore_table(table: dict[str, Any], names: list[str], values: list[Any]) -> None:
-    if [*table] != names or not all(map(operator.is_, table.values(), values)):
-        table.clear()
-        table.update(zip(names, values, strict=True))
+    if not are_same(keys_of(table), names) or not are_same(held_by(table), values):
+        fill(table, zip(names, values, strict=True))
 
 
 def _restore_facts(tensor: Tensor, memory: Tensor, requires_grad: bool, grad: Tensor | None) -> None:
@@ -177,6 +175,9 @@ def _settings() -> list[_Setting]:
         *(_attribute(each, "fp32_precision") for each in (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn, mkldnn.matmul)),
         *(_attribute(each, "fp32_precision") for each in (mkldnn.conv, mkldnn.rnn)),
         *((getattr(cuda, f"{name}_enabled"), getattr(cuda, f"enable_{name}")) for name in attention),
+        (backends.mha.get_fastpath_enabled, backends.mha.set_fastpath_enabled),
+        (torch.is_warn_always_enabled, torch.set_warn_always),
+        _attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
     ]
 
 

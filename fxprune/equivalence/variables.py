@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextvars
+import operator
 import threading
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ _MOST = 10_000  # containers
 _OPAQUE = torch.Tensor, nn.Module, type, types.ModuleType, types.FunctionType
 _MISSING = object()
 _SEQUENCES = list, collections.deque, set
+_CONTAINERS: tuple[Any, ...] = collections.OrderedDict, dict, tuple, *_SEQUENCES
 
 
 class Variables:
@@ -70,11 +72,39 @@ def _is_of_call(value: Any, depth: int = 2) -> bool:
     """Tell whether a value is, or holds, a tensor, an array or a proxy."""
     if issubclass(type(value), (torch.Tensor, np.ndarray, fx.Proxy)):
         return True
-    if depth and isinstance(value, (list, tuple, set, collections.deque)):
-        return any(_is_of_call(each, depth - 1) for each in [*value])
-    if depth and isinstance(value, dict):
-        return any(_is_of_call(each, depth - 1) for each in [*value.values()])
-    return False
+    return depth > 0 and isinstance(value, _CONTAINERS) and any(_is_of_call(each, depth - 1) for each in held_by(value))
+
+
+def base_of(container: Any) -> Any:
+    """Return the class of Python that a container is derived from, whose methods do no more than they say."""
+    return next(kind for kind in _CONTAINERS if isinstance(container, kind))
+
+
+def held_by(container: Any) -> list[Any]:
+    """List what a container of a class of Python, or of one derived from it, holds."""
+    base = base_of(container)
+    return [*(base.values(container) if issubclass(base, dict) else base.__iter__(container))]
+
+
+def keys_of(table: dict[Any, Any]) -> list[Any]:
+    """List the keys of a table."""
+    return [*base_of(table).__iter__(table)]
+
+
+def are_same(values: list[Any], others: list[Any]) -> bool:
+    """Tell whether two lists hold the same objects."""
+    return len(values) == len(others) and all(map(operator.is_, values, others))
+
+
+def fill(container: Any, values: Iterable[Any]) -> None:
+    """Let a container hold these values, or pairs of keys and values, and nothing else."""
+    base = base_of(container)
+    base.clear(container)
+    if issubclass(base, dict):
+        for key, value in values:
+            base.__setitem__(container, key, value)
+    else:
+        (base.update if base is set else base.extend)(container, values)
 
 
 def _new_names(scope: Mapping[str, Any], before: set[str]) -> list[str]:
@@ -129,9 +159,9 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
             continue
         restores: list[Callable[[], None]] = []
         if isinstance(value, dict):
-            inside, restores = [*value.values()], [_of_table(value, always)]
+            inside, restores = held_by(value), [_of_table(value, always)]
         elif isinstance(value, _SEQUENCES):
-            inside, restores = [*value], [_of_sequence(value, always)]
+            inside, restores = held_by(value), [_of_sequence(value, always)]
         elif type(value) is tuple:
             inside = [*value]
         elif isinstance(value, contextvars.ContextVar):
@@ -148,15 +178,13 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
 
 
 def _of_table(table: dict[Any, Any], always: bool) -> Callable[[], None]:
-    before = dict(table)
+    keys, values = keys_of(table), held_by(table)
 
     def restore() -> None:
-        same = len(table) == len(before) and all(a is b for a, b in zip(table, before, strict=True))
-        changed = not same or any(table[key] is not value for key, value in before.items())
-        if changed and (always or any(_is_new(value, before.values()) for value in [*table.values()])):
-            base = collections.OrderedDict if isinstance(table, collections.OrderedDict) else dict
-            base.clear(table)  # a derived class may do more
-            base.update(table, before)
+        now = held_by(table)
+        same = are_same(now, values) and are_same(keys_of(table), keys)
+        if not same and (always or any(_is_new(value, values) for value in now)):
+            fill(table, zip(keys, values, strict=True))
 
     return restore
 
@@ -204,14 +232,11 @@ def _of_context(variable: contextvars.ContextVar[Any]) -> Callable[[], None]:
 
 
 def _of_sequence(sequence: Any, always: bool) -> Callable[[], None]:
-    before = [*sequence]
+    before = held_by(sequence)
 
     def restore() -> None:
-        now = [*sequence]
-        changed = len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True))
-        if changed and (always or any(_is_new(value, before) for value in now)):
-            base: Any = next(kind for kind in _SEQUENCES if isinstance(sequence, kind))
-            base.clear(sequence)
-            (base.update if base is set else base.extend)(sequence, before)
+        now = held_by(sequence)
+        if not are_same(now, before) and (always or any(_is_new(value, before) for value in now)):
+            fill(sequence, before)
 
     return restore

@@ -39,6 +39,7 @@ EDITS = {
     "sizes": lambda net: setattr(net, "crop", torch.Size([7])),
     "layer outside of the modules": lambda net: setattr(net.outside[0], "negative_slope", 0.5),
     "fraction": lambda net: setattr(net, "share", Fraction(3, 2)),
+    "fraction of the same identity": lambda net: setattr(net.share, "_numerator", 3),
     "class": lambda net: setattr(net, "made", nn.GELU),
     "tensor": lambda net: net.shift.mul_(2),
     "numbers of a tensor": lambda net: net.shift.data.fill_(3),

@@ -1,10 +1,14 @@
 """After a capture, successful or refused, nothing of the user's is another than before."""
 
+import collections
 import contextlib
 import contextvars
+import decimal
 import gc
+import logging
 import random
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from torch import nn
 
 import fxprune
 from fxprune.equivalence import preserved
-from fxprune.errors import FxpruneError
+from fxprune.errors import CaptureError, FxpruneError
 from fxprune.pytorch.torch_private import storage_owners
 
 IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -129,6 +133,12 @@ def in_precisions(net):
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.enable_math_sdp(False)
     torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.mha.set_fastpath_enabled(False)
+
+
+def in_warnings_and_memory(net):
+    torch.set_warn_always(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def in_the_default_device(net):
@@ -197,6 +207,8 @@ def state_of(net):
             torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled, torch.backends.mkldnn.enabled,
             torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.math_sdp_enabled(),
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction, torch.backends.cuda.flash_sdp_enabled(),
+            torch.backends.mha.get_fastpath_enabled(), torch.is_warn_always_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,
         ),
         "random": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),
     }  # fmt: skip
@@ -205,7 +217,7 @@ def state_of(net):
 CHANGES = [
     by_numpy, by_a_copy_in_numpy, by_an_array_of_before, by_an_array_of_the_first_call, by_dlpack, by_its_storage,
     by_data, by_set, by_other_types, in_a_buffer, in_the_network_itself, by_a_parameter_of_its_own, in_gradients,
-    in_variables, in_new_variables, in_a_closure(), in_settings, in_precisions,
+    in_variables, in_new_variables, in_a_closure(), in_settings, in_precisions, in_warnings_and_memory,
     in_the_default_device, in_slots, in_a_thread, in_a_context, in_random_numbers,
 ]  # fmt: skip
 
@@ -282,3 +294,44 @@ def test_a_block_inside_another_one_restores_at_once():
             torch.manual_seed(1)
         assert state_of(net) == before
     assert state_of(net) == before
+
+
+def fails(*_):
+    raise ValueError("of a class of the model")
+
+
+def odd(kind, *names):
+    return type("Odd", (kind,), dict.fromkeys(names, fails))([(1, 2)])
+
+
+@pytest.mark.parametrize("kind", [dict, collections.OrderedDict, list, set])
+@pytest.mark.parametrize("name", ["__iter__", "__len__", "__eq__", "__bool__", "keys", "values"])
+def test_containers_of_classes_that_raise_are_no_obstacle(name, kind):
+    net = Net(lambda net: None).eval()
+    net.odd = {"inside": odd(kind, name)}
+    net.other = odd(kind, name)
+    with contextlib.suppress(CaptureError):  # of one that Python itself cannot copy
+        fxprune.couple(net, IMAGES)
+
+
+def in_python():
+    return warnings.filters[:], logging.root.level, np.get_printoptions(), decimal.getcontext().prec
+
+
+def test_settings_of_python_are_as_after_any_call():
+    """Nobody can tell who else has changed them."""
+
+    def change(_):
+        warnings.simplefilter("ignore", FutureWarning)
+        logging.root.setLevel(logging.ERROR)
+        decimal.getcontext().prec = 5
+
+    net, level = Net(change).eval(), logging.root.level
+    try:
+        with warnings.catch_warnings(), decimal.localcontext():
+            fxprune.couple(net, IMAGES)
+            found = in_python()
+            net(IMAGES)
+            assert found == in_python()
+    finally:
+        logging.root.setLevel(level)
