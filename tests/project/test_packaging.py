@@ -27,7 +27,7 @@ LAZY = {"fxprune/__init__.py", "fxprune/__main__.py"}  # shortcuts, resolved on 
 
 
 def statements(node):
-    """Every statement inside of a node: what holds statements is a list, and few lists of expressions are looked into."""
+    """Every statement inside of a node; few expressions are looked at."""
     for _, value in ast.iter_fields(node):
         for each in value if isinstance(value, list) else ():
             if isinstance(each, (ast.stmt, ast.excepthandler, ast.match_case)):

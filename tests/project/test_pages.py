@@ -27,16 +27,17 @@ ELSEWHERE = {TUTORIAL, "docs/writing_rules.md"}  # have tests of their own
 PYTHON = [page for page in PAGES if blocks(read(page), "python") and page not in ELSEWHERE]
 EXTRAS = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.M))
-KEPT = {"train": 10, "val": 2}  # of the images of a class
+KEPT = {"train": 5, "val": 2}  # of the images of a class
 
 
 @pytest.fixture(scope="module")
-def tutorial(tmp_path_factory):
+def tutorial(tmp_path_factory, _forks):
     """A folder where the tutorial was done with fewer images, and what each of its commands printed."""
     folder = tmp_path_factory.mktemp("tutorial")
     printed: list[str] = []
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "100")
+        patch.setattr("fxprune.passes.source.check.subprocess.run", _forks)
         time_nothing(patch)
         run_python(read(TUTORIAL), {"__name__": "tutorial"})
         for split, kept in KEPT.items():
@@ -93,7 +94,7 @@ GIVEN = {
 @timm_leaves_files_open
 @pytest.mark.filterwarnings("ignore::fxprune.UnequalClustersWarning")
 @pytest.mark.parametrize("page", PYTHON)
-def test_python_runs(page, tmp_path, monkeypatch, request):
+def test_python_runs(page, tmp_path, monkeypatch, request, forked):
     given = GIVEN.get(page, dict)
     monkeypatch.chdir(request.getfixturevalue("tutorial")[0] if given is compressed else tmp_path)
     run_python(read(page), {"__name__": "page", **given()}, page)

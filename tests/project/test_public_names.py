@@ -30,7 +30,7 @@ def test_type_checkers_are_told_the_same_names():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_public_function_has_an_example_that_runs(name, tmp_path, monkeypatch, capsys):
+def test_a_public_function_has_an_example_that_runs(name, tmp_path, monkeypatch, capsys, forked):
     monkeypatch.chdir(tmp_path)
     function = getattr(fxprune, name)
     (case,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={})

@@ -10,7 +10,7 @@ import sklearn.cluster  # noqa: F401  (of the plan)
 import torch
 
 import fxprune
-import fxprune.passes.job.compression  # noqa: F401
+import fxprune.passes.job.compression
 from helpers.jobs import small_job
 from helpers.onnx_table import keep_table
 
