@@ -194,7 +194,7 @@ def _told_apart(value: Any) -> str:
 
 
 def _value_of(value: Any) -> str:
-    """Return what a pickle of an object of Python holds; one that replaces it may get its identity."""
+    """Return what an object of Python holds; one that replaces it may get its identity."""
     with contextlib.suppress(Exception):
         if type(value).__module__.partition(".")[0] in _OF_PYTHON:
             return repr(_stored(value, needed=False))

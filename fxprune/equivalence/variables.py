@@ -76,7 +76,7 @@ def _is_of_call(value: Any, depth: int = 2) -> bool:
 
 
 def base_of(container: Any) -> Any:
-    """Return the class of Python that a container is derived from, whose methods do no more than they say."""
+    """Return the class of Python that a container is derived from, which does no more."""
     return next(kind for kind in _CONTAINERS if isinstance(container, kind))
 
 

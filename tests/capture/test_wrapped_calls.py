@@ -71,11 +71,12 @@ def test_checks_of_values_stay_in_the_graph(tmp_path):
     fxprune.export_python(narrow, X, tmp_path / "narrow.py")
 
 
-def test_a_network_that_refuses_other_values_gets_those_of_the_example():
+@pytest.mark.parametrize("given", ["numbers below 0", ValueError("numbers below 0")])
+def test_a_network_that_refuses_other_values_gets_those_of_the_example(given):
     """Also where the snapped network is analysed again."""
 
     def forward(s, x):
-        torch._assert((x >= 0).all(), "numbers below 0")
+        torch._assert((x >= 0).all(), message=given)
         return s.b(s.a(x).relu()).mean((2, 3))
 
     net = Net(forward, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 4, 3)).eval()

@@ -96,7 +96,7 @@ class ConcreteTracer(SymbolicTracer):
             return found.tolist()
         args = with_numbers(self, target, args) if kind in ("call_method", "call_function") else args
         if target is assert_call and isinstance(args[0], ConcreteProxy) and args[0].is_tensor():
-            target = assert_tensor
+            target, args, kwargs = assert_tensor, (args[0], str([*args[1:], *kwargs.values()][0])), {}
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **options)
         if isinstance(proxy, fx.Proxy):
             self.value(proxy.node)
