@@ -118,16 +118,17 @@ class StridedViews:
 
     def __init__(self) -> None:
         self._viewed: dict[int, list[tuple[fx.Node | None, Ids]]] = {}
-        self._written: dict[int, list[torch.Tensor]] = {}
+        # By memory: tensors that the running node writes to; None for one whose shape it changes in place.
+        self._written: dict[int, list[torch.Tensor | None]] = {}
 
     def add(self, tensor: torch.Tensor, node: fx.Node | None, ids: Ids) -> None:
         """Record that a node views some of these channels of a tensor with a step."""
         self._viewed.setdefault(storage_id(tensor), []).append((node, ids))
 
-    def write(self, tensor: torch.Tensor) -> None:
-        """Record that the running node writes to a tensor."""
+    def write(self, tensor: torch.Tensor, *, reshapes: bool) -> None:
+        """Record that the running node writes to a tensor, or changes its shape in place."""
         if self._viewed and (memory := storage_id(tensor)) in self._viewed:
-            self._written.setdefault(memory, []).append(tensor)
+            self._written.setdefault(memory, []).append(None if reshapes else tensor)
 
     def seen(self, node: fx.Node | None, env: Mapping[fx.Node, Any]) -> tuple[list[Ids], fx.Node | None]:
         """Return what a write by a node freezes, and the view that it wrote to, if any.
@@ -138,21 +139,27 @@ class StridedViews:
         every, self._written = self._written, {}
         for memory, written in every.items():
             alike = {each for each, value in env.items() if memory in map(storage_id, tensors_in(value))}
-            first = node.args[0] if node is not None and node.args else None
-            target = first if isinstance(first, fx.Node) else None
+            target = _target(node, env, written)
             behind = {view: _behind(view, alike) for view, _ in self._viewed[memory] if view is not None}
             for view, ids in self._viewed[memory]:
-                if node is None or view is None:
+                if target is None or view is None:
                     frozen.append(ids)
-                elif target is not None and target in behind[view]:
+                elif target in behind[view]:
                     inside = any(view in others for other, others in behind.items() if other is not view)
-                    whole = node.target is operator.setitem or all(x is env[view] for x in written)
-                    if inside or env[target] is not env[view] or not whole:
+                    if inside or env[target] is not env[view]:
                         frozen.append(ids)
                     put_back = view
                 elif any(user not in env and user is not node for each in behind[view] for user in each.users):
                     frozen.append(ids)
         return frozen, put_back
+
+
+def _target(node: fx.Node | None, env: Mapping[fx.Node, Any], written: list[torch.Tensor | None]) -> fx.Node | None:
+    """Return the node whose tensor another one certainly writes to, and to nothing else."""
+    target = node.args[0] if node is not None and node.args else None
+    if node is None or not isinstance(target, fx.Node) or any(x is None for x in written):
+        return None
+    return target if node.target is operator.setitem or all(x is env[target] for x in written) else None
 
 
 def _behind(view: fx.Node, alike: Set[fx.Node]) -> set[fx.Node]:

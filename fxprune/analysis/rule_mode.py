@@ -48,7 +48,7 @@ class RuleMode(MetaMode):
         awake = {id(ids) for _, ids in waiting if self.state.labels.is_awake(ids)}
         self._apply(entry, call)
         for x in written:
-            self.state.strided.write(x)
+            self.state.strided.write(x, reshapes=torch.Tag.inplace_view in func.tags)
         if self.state.marks.node is None:
             self.state.freeze_views({})
         # An axis that met channels has these now; on others, each position may have got a number of its own.

@@ -19,7 +19,7 @@ from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.errors import PlanError, RewriteError
 from fxprune.plans import Plan
-from fxprune.pytorch.torch_private import GROUPED_MM, pytree, storage_id, versions_of
+from fxprune.pytorch.torch_private import GROUPED_MM, OpOverload, pytree, storage_id, versions_of
 
 from .graph import check_shapes_of, run_on_meta
 from .site import WIDE
@@ -36,7 +36,7 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
     graph = plan.coupling.graph_module
     one_left = any(before > after == 1 for before, after in plan.widths.values())
     by_name = {node.name: node for node in graph.graph.nodes}
-    if not one_left and not any(_picks(node) and not _picks(by_name.get(node.meta.get(WIDE))) for node in values):
+    if not one_left and not any(_steps_elsewhere(by_name.get(node.meta.get(WIDE)), node) for node in values):
         return values
     runs = [(values, versions, run_on_meta(graph, inputs)[0])]
     for other in _other_inputs(inputs):
@@ -89,10 +89,17 @@ def _copy(node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
     node.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
 
 
-def _picks(node: fx.Node | None) -> bool:
-    """Tell whether a call picks by a list, which a narrow graph does instead of a step."""
-    index = node.args[1] if node is not None and node.target is operator.getitem else None
-    return isinstance(index, tuple) and any(isinstance(item, list) for item in index)
+def _steps_elsewhere(wide: fx.Node | None, narrow: fx.Node) -> bool:
+    """Tell whether a cut with a step is a list or a plain slice in the narrow graph, whose layout is another."""
+    if wide is None or not wide.args[1:]:
+        return False
+    if isinstance(wide.target, OpOverload):
+        return (
+            wide.target is torch.ops.aten.slice.Tensor and wide.args[4:] not in ((), (1,)) and wide.args != narrow.args
+        )
+    of_wide, of_narrow = (x if isinstance(x, tuple) else (x,) for x in (wide.args[1], *narrow.args[1:2]))
+    stepped = [isinstance(item, slice) and item.step not in (None, 1) for item in of_wide]
+    return wide.target is operator.getitem and any(stepped) and of_wide != of_narrow
 
 
 def _other_inputs(inputs: Inputs) -> Iterator[Inputs]:
