@@ -19,7 +19,7 @@ from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.errors import PlanError, RewriteError
 from fxprune.plans import Plan
-from fxprune.pytorch.torch_private import GROUPED_MM, OpOverload, pytree, storage_id, versions_of
+from fxprune.pytorch.torch_private import GROUPED_MM, pytree, storage_id, versions_of
 
 from .graph import check_shapes_of, run_on_meta
 from .site import WIDE
@@ -90,16 +90,15 @@ def _copy(node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
 
 
 def _steps_elsewhere(wide: fx.Node | None, narrow: fx.Node) -> bool:
-    """Tell whether a cut with a step is a list or a plain slice in the narrow graph, whose layout is another."""
-    if wide is None or not wide.args[1:]:
+    """Tell whether a cut with a step is another one in the narrow graph: a list or a range."""
+    if wide is None or wide.target not in (operator.getitem, torch.ops.aten.slice.Tensor):
         return False
-    if isinstance(wide.target, OpOverload):
-        return (
-            wide.target is torch.ops.aten.slice.Tensor and wide.args[4:] not in ((), (1,)) and wide.args != narrow.args
-        )
-    of_wide, of_narrow = (x if isinstance(x, tuple) else (x,) for x in (wide.args[1], *narrow.args[1:2]))
-    stepped = [isinstance(item, slice) and item.step not in (None, 1) for item in of_wide]
-    return wide.target is operator.getitem and any(stepped) and of_wide != of_narrow
+    if wide.target is not operator.getitem:
+        return wide.args[4:] not in ((), (1,)) and wide.args != narrow.args
+    items = wide.args[1] if isinstance(wide.args[1], tuple) else (wide.args[1],)
+    return wide.args[1:2] != narrow.args[1:2] and any(
+        isinstance(item, slice) and item.step not in (None, 1) for item in items
+    )
 
 
 def _other_inputs(inputs: Inputs) -> Iterator[Inputs]:

@@ -55,7 +55,7 @@ def test_what_is_rewritten_must_be(name, target, monkeypatch):
     ("name", "room", "part", "answer"),
     [
         ("in place on views with a step", graph, "put_back", None),
-        ("copies of a slice with a step", copies, "_picks", False),
+        ("copies of a slice with a step", copies, "_steps_elsewhere", False),
     ],
 )
 def test_channels_picked_with_a_step_are_put_back_and_copied(name, room, part, answer, monkeypatch):
