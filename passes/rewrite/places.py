@@ -17,19 +17,19 @@ from fxprune.pytorch.torch_private import OpOverload
 
 from .site import WIDE, Site, standing_for
 
+_SELECTS = "select", torch.select
+
 
 def sliced(site: Site) -> fx.Node | None:
-    """getitem, setitem, narrow: bounds among channels become bounds among the kept ones."""
+    """getitem, setitem, narrow, select: bounds among channels become bounds among the kept ones."""
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
         return None
     on_x = site.shape_of(0)
     if not on_x.labelled or _takes_tuple(site):
         return None
-    if site.kind in ("narrow", torch.narrow):
-        return _narrowed(site, on_x)
-    if site.kind in ("select", torch.select):
-        return _selected(site, on_x)
+    if site.kind in ("narrow", torch.narrow, *_SELECTS):
+        return _numbered(site, on_x)
     if isinstance(site.node.target, OpOverload):
         return _ranged(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
@@ -104,21 +104,15 @@ def _place(site: Site, codes: Codes, place: Any) -> int:
     return int(kept[:place].sum()) if kept[place] else int(place)
 
 
-def _selected(site: Site, on_x: Shape) -> fx.Node | None:
+def _numbered(site: Site, on_x: Shape) -> fx.Node | None:
+    """Count the numbers of select and narrow among kept positions."""
     dim = site.parameter(1, "dim") % len(on_x.sizes)
     codes = on_x.axes[dim]
     if codes is None:
         return None
     site.guard_length(dim, on_x)
-    return site.copy((site.args[0], dim, _place(site, codes, site.parameter(2, "index"))), {})
-
-
-def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
-    dim = site.parameter(1, "dim") % len(on_x.sizes)
-    codes = on_x.axes[dim]
-    if codes is None:
-        return None
-    site.guard_length(dim, on_x)
+    if site.kind in _SELECTS:
+        return site.copy((site.args[0], dim, _place(site, codes, site.parameter(2, "index"))), {})
     start, length = site.number(site.parameter(2, "start")), site.number(site.parameter(3, "length"))
     kept, start = site.kept(codes), start % len(codes) if start < 0 else start
     before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())

@@ -1,14 +1,10 @@
 """After a capture, successful or refused, nothing of the user's is another than before."""
 
-import collections
 import contextlib
 import contextvars
-import decimal
 import gc
-import logging
 import random
 import threading
-import warnings
 
 import numpy as np
 import pytest
@@ -17,7 +13,7 @@ from torch import nn
 
 import fxprune
 from fxprune.equivalence import preserved
-from fxprune.errors import CaptureError, FxpruneError
+from fxprune.errors import FxpruneError
 from fxprune.pytorch.torch_private import storage_owners
 
 IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -294,44 +290,3 @@ def test_a_block_inside_another_one_restores_at_once():
             torch.manual_seed(1)
         assert state_of(net) == before
     assert state_of(net) == before
-
-
-def fails(*_):
-    raise ValueError("of a class of the model")
-
-
-def odd(kind, *names):
-    return type("Odd", (kind,), dict.fromkeys(names, fails))([(1, 2)])
-
-
-@pytest.mark.parametrize("kind", [dict, collections.OrderedDict, list, set])
-@pytest.mark.parametrize("name", ["__iter__", "__len__", "__eq__", "__bool__", "keys", "values"])
-def test_containers_of_classes_that_raise_are_no_obstacle(name, kind):
-    net = Net(lambda net: None).eval()
-    net.odd = {"inside": odd(kind, name)}
-    net.other = odd(kind, name)
-    with contextlib.suppress(CaptureError):  # of one that Python itself cannot copy
-        fxprune.couple(net, IMAGES)
-
-
-def in_python():
-    return warnings.filters[:], logging.root.level, np.get_printoptions(), decimal.getcontext().prec
-
-
-def test_settings_of_python_are_as_after_any_call():
-    """Nobody can tell who else has changed them."""
-
-    def change(_):
-        warnings.simplefilter("ignore", FutureWarning)
-        logging.root.setLevel(logging.ERROR)
-        decimal.getcontext().prec = 5
-
-    net, level = Net(change).eval(), logging.root.level
-    try:
-        with warnings.catch_warnings(), decimal.localcontext():
-            fxprune.couple(net, IMAGES)
-            found = in_python()
-            net(IMAGES)
-            assert found == in_python()
-    finally:
-        logging.root.setLevel(level)
