@@ -92,6 +92,7 @@ def chapter(
     return {
         "summary": [*_summary(results, expected, sources), *more],
         "failed": [*_failures(results)],
+        "bound": [(each.model, each.batches) for each in results if each.verdict == "batch bound"],
         "low": [*_low(results)],
         "reasons": [(r.why, f"{r.weights:,}", str(r.models), r.dearest) for r in reasons(results)[:40]],
         "networks": [],

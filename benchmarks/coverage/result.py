@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from fxprune.arguments.batches import ANY_BATCH
+
 # How far a check goes: the analysis without weights; both oracles in float64; the exported file in onnxruntime, too.
 PROOFS = ("couple", "exact", "onnx")
 # A fold on random images is a check of its own, without the oracles, so that either may run anew without the other.
 DEPTHS = (*PROOFS, "fold")
 # The facts that only a check of some depth records.
-_TOLD_AT = {"exact": ("parameters_after", "macs_after", "error64"), "onnx": ("error_onnx",)}
+_TOLD_AT = {"exact": ("parameters_after", "macs_after", "batches", "error64"), "onnx": ("error_onnx",)}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Result:
         macs: of the wide network, for one image.
         parameters_after: of the narrow network.
         macs_after: of the narrow network, for one image.
+        batches: the batch sizes that the narrow network takes, in words; None in results from before this was noted.
         error64: narrow against snapped network in float64, relative.
         error_onnx: onnxruntime against PyTorch in float32, relative.
         error_merged: outputs of the bare merge against those of the wide network, on random images held back, relative.
@@ -65,6 +68,7 @@ class Result:
     macs: int | None = None
     parameters_after: int | None = None
     macs_after: int | None = None
+    batches: str | None = None
     error64: float | None = None
     error_onnx: float | None = None
     error_merged: float | None = None
@@ -81,11 +85,13 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """``failed``, ``nothing merges``, ``coupled``, or ``exact``, ``exported``; or ``folded``."""
+        """``failed``, ``nothing merges``, ``coupled``, ``exact`` (and exported), ``batch bound``, or ``folded``."""
         if self.error:
             return "failed"
         if self.groups == 0:
             return "nothing merges"
+        if self.batches not in (None, str(ANY_BATCH)):
+            return "batch bound"
         return {"couple": "coupled", "exact": "exact", "onnx": "exact, exported", "fold": "folded"}[self.depth]
 
     def to_json(self) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def _library(name: str) -> str:
 def _counts(library: str, networks: Sequence[Network], results: Mapping[str, Result]) -> Iterable[str]:
     names = [network.name for network in networks if _library(network.name) == library]
     verdicts = Counter(results[name].verdict for name in names if name in results)
-    return map(str, (len(names), verdicts["exact"], verdicts["failed"], len(names) - verdicts.total()))
+    told = (verdicts[verdict] for verdict in ("exact", "batch bound", "failed"))
+    return map(str, (len(names), *told, len(names) - verdicts.total()))
 
 
 def _row(name: str, result: Result | None, sources: str) -> Sequence[str]:

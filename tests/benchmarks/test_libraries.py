@@ -69,9 +69,16 @@ def test_the_page_counts_libraries_and_gives_reasons(networks):
     bad = result("two/b", depth="exact", error="Error: no", stage="couple")
     text = page(list(networks.values()), {"one/a": good, "two/b": bad}, good.digest)
     for line in (
-        "| one | 2 | 1 | 0 | 1 |",
-        "| two | 1 | 0 | 1 | 0 |",
+        "| one | 2 | 1 | 0 | 0 | 1 |",
+        "| two | 1 | 0 | 0 | 1 | 0 |",
         "couple: Error: no |",
         "| one/c |  |  |  |  |  | not checked yet |  |",
     ):
+        assert line in text, text
+
+
+def test_a_network_that_takes_some_batches_only_is_bound(networks):
+    bound = result("one/a", depth="exact", error64=1e-15, batches="2 only")
+    text = page(list(networks.values()), {"one/a": bound}, bound.digest)
+    for line in ("| one | 2 | 0 | 1 | 0 | 1 |", "### Equal, but not at every batch", "| one/a | 2 only |"):
         assert line in text, text

@@ -42,6 +42,23 @@ def test_a_good_network_is_captured_merged_and_exported():
     assert facts["macs_after"] == 36 * 27 * 4 + 16 * 36 * 2 + 32 * 5
 
 
+class Decided(nn.Module):
+    """A network that decides by the batch size."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = good_net()
+
+    def forward(self, x):
+        return self.net(x) if len(x) > 1 else -self.net(x)
+
+
+def test_a_network_is_compared_at_the_batches_that_it_takes():
+    facts = examined(Decided().eval(), depth="exact")
+    assert "error" not in facts and facts["error64"] < 1e-12 and facts["batches"] == "2 or more"
+    assert result_from({"model": "m", "depth": "exact", "digest": "", **facts}).verdict == "batch bound"
+
+
 def test_a_good_network_is_folded_without_the_oracles():
     facts = folded(good_net())
     assert facts["stage"] == "fold" and facts["error_folded"] < facts["error_merged"] and "error64" not in facts
