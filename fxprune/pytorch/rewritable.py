@@ -263,8 +263,9 @@ def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def is_own_function(node: fx.Node) -> bool:
-    """Tell whether a node calls a function that is not PyTorch's."""
-    return node.op == "call_function" and not _is_torch(getattr(node.target, "__module__", None))
+    """Tell whether a node calls a function, or a method of tensors, that is not PyTorch's."""
+    called = getattr(torch.Tensor, str(node.target), None) if node.op == "call_method" else node.target
+    return node.op in ("call_function", "call_method") and not _is_torch(getattr(called, "__module__", None))
 
 
 def computes_sizes(node: fx.Node) -> bool:

@@ -41,6 +41,11 @@ class Operator(nn.Module):
         return getattr(torch.ops.fxprune_own_code, self.name)(x)
 
 
+class Method(Operator):
+    def forward(self, x):
+        return getattr(x, f"own_{self.name}")()
+
+
 class Scaled(nn.Conv2d):
     def forward(self, x):
         return super().forward(x) * self.weight.shape[0]
@@ -62,11 +67,12 @@ class Halved(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def library():
+def library(monkeypatch):
     made = torch.library.Library("fxprune_own_code", "DEF")
     for name, function in {"divided": Divided(), "doubled": Doubled()}.items():
         made.define(f"{name}(Tensor x) -> Tensor")
         made.impl(name, function.forward, "CompositeImplicitAutograd")
+        monkeypatch.setattr(torch.Tensor, f"own_{name}", lambda x, function=function: function.forward(x), raising=False)
     yield
     made._destroy()
 
@@ -78,6 +84,7 @@ def halved(layer):
 
 STATE_A_WIDTH = {
     "an operator": lambda: Operator("divided"),
+    "a method": lambda: Method("divided"),
     "a script": lambda: torch.jit.script(Divided()),
     "a trace": lambda: torch.jit.trace(Divided(), torch.randn(2, 8, 4, 4)),
     "a layer with weight_norm": lambda: parametrizations.weight_norm(Scaled(8, 8, 1)),
@@ -85,6 +92,7 @@ STATE_A_WIDTH = {
 }
 STATE_NONE = {
     "an operator": lambda: Operator("doubled"),
+    "a method": lambda: Method("doubled"),
     "a script": lambda: torch.jit.script(Doubled()),
     "a layer with weight_norm": lambda: parametrizations.weight_norm(Rectified(8, 8, 1)),
     "a layer with a parametrization": lambda: halved(Rectified(8, 8, 1)),
