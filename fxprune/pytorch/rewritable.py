@@ -240,7 +240,7 @@ def calls_function(node: fx.Node) -> bool:
 
 
 def reads_widths(node: fx.Node, value: Any) -> bool:
-    """Tell whether a call reads numbers, or memory, that a width may change and no case rewrites."""
+    """Tell whether a call reads numbers or memory that a width may change, and no case does."""
     name = node.args[1] if node.target is getattr else node.target
     if node.op not in ("call_function", "call_method") or reads_sizes(node) or name in _WITHOUT_WIDTH:
         return False

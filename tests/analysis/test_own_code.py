@@ -72,7 +72,8 @@ def library(monkeypatch):
     for name, function in {"divided": Divided(), "doubled": Doubled()}.items():
         made.define(f"{name}(Tensor x) -> Tensor")
         made.impl(name, function.forward, "CompositeImplicitAutograd")
-        monkeypatch.setattr(torch.Tensor, f"own_{name}", lambda x, function=function: function.forward(x), raising=False)
+        method = lambda x, function=function: function.forward(x)  # noqa: E731  (a bound method takes no tensor)
+        monkeypatch.setattr(torch.Tensor, f"own_{name}", method, raising=False)
     yield
     made._destroy()
 
