@@ -191,11 +191,12 @@ def runs_own_code(node: fx.Node) -> bool:
     if node.op != "call_module" or node.graph.owning_module is None:
         return False
     layer = node.graph.owning_module.get_submodule(str(node.target))
-    return not _is_torch(type(layer).__module__) or "forward" in vars(layer) or bool(hooks_of(layer))
+    return not is_of_torch(layer) or "forward" in vars(layer) or bool(hooks_of(layer))
 
 
 # Reads of sizes, which the rewrite makes numbers, and of other numbers that no width changes.
 _SIZE_METHODS = frozenset({"size", "numel", "nelement", "dim", "__len__"})
+_OF_MEMORY = frozenset({int, torch.UntypedStorage, torch.TypedStorage})
 _WITHOUT_WIDTH = frozenset({"ndimension", "element_size", "itemsize", "get_device", "output_nr", "_version"})
 
 
@@ -239,11 +240,11 @@ def calls_function(node: fx.Node) -> bool:
 
 
 def reads_widths(node: fx.Node, value: Any) -> bool:
-    """Tell whether a call reads numbers that a width may change and no case rewrites (strides)."""
+    """Tell whether a call reads numbers or memory that a width may change, and no case does."""
     name = node.args[1] if node.target is getattr else node.target
     if node.op not in ("call_function", "call_method") or reads_sizes(node) or name in _WITHOUT_WIDTH:
         return False
-    return any(type(leaf) is int for leaf in pytree.tree_leaves(value))
+    return any(type(leaf) in _OF_MEMORY for leaf in pytree.tree_leaves(value))
 
 
 def is_rewritable(node: fx.Node) -> bool:
@@ -256,14 +257,15 @@ def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
         module = modules[str(node.target)]
         # A layer whose attributes the rewrite adapts states no width that it could not change.
-        ours = is_shaped(module) or _is_torch(type(module).__module__)
+        ours = is_shaped(module) or is_of_torch(module)
         return not ours and next(module.parameters(), None) is None
     return is_own_function(node)
 
 
 def is_own_function(node: fx.Node) -> bool:
-    """Tell whether a node calls a function that is not PyTorch's."""
-    return node.op == "call_function" and not _is_torch(getattr(node.target, "__module__", None))
+    """Tell whether a node calls a function, or a method of tensors, that is not PyTorch's."""
+    called = getattr(torch.Tensor, str(node.target), None) if node.op == "call_method" else node.target
+    return node.op in ("call_function", "call_method") and not _is_torch(getattr(called, "__module__", None))
 
 
 def computes_sizes(node: fx.Node) -> bool:
@@ -284,5 +286,12 @@ def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return node.target is F.multi_head_attention_forward
 
 
+def is_of_torch(module: nn.Module) -> bool:
+    """Tell whether all code of a module is PyTorch's: no class of another package, no script."""
+    return not isinstance(module, torch.jit.ScriptModule) and all(_is_torch(x.__module__) for x in type(module).__mro__)
+
+
 def _is_torch(module: str | None) -> bool:
-    return module is None or module.partition(".")[0] in ("torch", "_operator", "math", "builtins")
+    package, *inside = (module or "torch").split(".")
+    own = inside[:1] == ["_ops"] and inside[1] not in ("aten", "prim", "prims")
+    return package in ("torch", "_operator", "math", "builtins") and not own

@@ -162,6 +162,8 @@ LAYOUTS = {
     "stride(dim)": lambda y: y.stride(0) > 300,
     "offset": lambda y: y[:, 4:].storage_offset(),
     "bytes": lambda y: y.nbytes // 1000,
+    "memory": lambda y: y.untyped_storage().nbytes() // 1000,
+    "elements in memory": lambda y: y.untyped_storage().size() // 1000,
 }
 
 

@@ -1,0 +1,123 @@
+"""Code that is not PyTorch's may state a width, under whatever name it runs."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+import fxprune
+from fxprune.errors import NothingToPruneError
+
+IMAGES = torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    def __init__(self, middle):
+        super().__init__()
+        self.a, self.middle, self.b = nn.Conv2d(3, 8, 3), middle, nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.b(self.middle(self.a(x)))
+
+
+class Divided(nn.Module):
+    def forward(self, x):
+        return x / x.shape[1]
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return x.relu() * 2
+
+
+class Operator(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x):
+        return getattr(torch.ops.fxprune_own_code, self.name)(x)
+
+
+class Method(Operator):
+    def forward(self, x):
+        return getattr(x, f"own_{self.name}")()
+
+
+class Scaled(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) * self.weight.shape[0]
+
+
+class Shifted(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) + self.running_mean.numel()
+
+
+class Rectified(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight * 0.5
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch):
+    made = torch.library.Library("fxprune_own_code", "DEF")
+    for name, function in {"divided": Divided(), "doubled": Doubled()}.items():
+        made.define(f"{name}(Tensor x) -> Tensor")
+        made.impl(name, function.forward, "CompositeImplicitAutograd")
+        method = lambda x, function=function: function.forward(x)  # noqa: E731  (a bound method takes no tensor)
+        monkeypatch.setattr(torch.Tensor, f"own_{name}", method, raising=False)
+    yield
+    made._destroy()
+
+
+def halved(layer):
+    parametrize.register_parametrization(layer, "weight", Halved())
+    return layer
+
+
+STATE_A_WIDTH = {
+    "an operator": lambda: Operator("divided"),
+    "a method": lambda: Method("divided"),
+    "a script": lambda: torch.jit.script(Divided()),
+    "a trace": lambda: torch.jit.trace(Divided(), torch.randn(2, 8, 4, 4)),
+    "a layer with weight_norm": lambda: parametrizations.weight_norm(Scaled(8, 8, 1)),
+    "a layer with a parametrization": lambda: halved(Shifted(8)),
+}
+STATE_NONE = {
+    "an operator": lambda: Operator("doubled"),
+    "a method": lambda: Method("doubled"),
+    "a script": lambda: torch.jit.script(Doubled()),
+    "a layer with weight_norm": lambda: parametrizations.weight_norm(Rectified(8, 8, 1)),
+    "a layer with a parametrization": lambda: halved(Rectified(8, 8, 1)),
+}
+
+
+@torch.no_grad()
+def error(make):
+    """Return the largest error of half of the channels, relative to the largest value."""
+    net = Net(make()).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, IMAGES), keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    wide = snapped(IMAGES)
+    return (fxprune.narrow(snapped, plan)(IMAGES) - wide).abs().max() / wide.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", STATE_A_WIDTH)
+def test_code_that_states_a_width_keeps_its_channels(name):
+    with contextlib.suppress(NothingToPruneError):  # what enters and does not leave may merge
+        assert error(STATE_A_WIDTH[name]) < 1e-12  # float64
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", STATE_NONE)
+def test_code_that_states_no_width_is_no_obstacle(name):
+    assert error(STATE_NONE[name]) < 1e-12  # float64
