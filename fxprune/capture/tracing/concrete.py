@@ -237,21 +237,19 @@ class ConcreteTracer(SymbolicTracer):
         return (obj[i] for i in range(self.length(obj)))  # type: ignore[index]
 
     def length(self, proxy: fx.Proxy) -> int:
-        """Return the length of a sequence or a tensor, guarded.
-
-        The length of a size, or of a part of it between fixed bounds, follows from the rank of its tensor.
-        """
-        value = self.value(proxy.node)
-        if isinstance(value, torch.Tensor):
+        """Return the length of a sequence or a tensor, guarded; that of a size by the rank of its tensor."""
+        if isinstance(value := self.value(proxy.node), torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
         found = len(value)  # a number has none, as numpy asks
-        if not isinstance(value, torch.Size) or _has_computed_bounds(proxy.node):
-            self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)
-            return found
-        node = proxy.node
-        while node.args and isinstance(node.args[0], fx.Node) and isinstance(self.value(node), torch.Size):
-            node = node.args[0]
-        self.fixed(self.proxy(node), "ndim")
+        if isinstance(value, torch.Size) and not _has_computed_bounds(proxy.node):
+            node: Any = proxy.node
+            while node.target is operator.getitem:
+                node = node.args[0]
+            read = node.all_input_nodes
+            if len(read) == 1 and isinstance(self.value(read[0]), torch.Tensor):
+                self.fixed(self.proxy(read[0]), "ndim")
+                return found
+        self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)  # also of sizes that are joined
         return found
 
 
