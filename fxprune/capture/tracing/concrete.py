@@ -32,6 +32,7 @@ from fxprune.pytorch.torch_private import (
     pytree,
 )
 
+from .checks import check
 from .integers import integers_recorded
 from .keys import SizeAsKey
 from .known import as_number, known, take_numbers_first, with_numbers
@@ -227,10 +228,12 @@ class ConcreteTracer(SymbolicTracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Decide a branch by the example."""
-        value = self.value(obj.node)
-        if isinstance(value, (tuple, list)):
+        if isinstance(value := self.value(obj.node), (tuple, list)):
             return self.length(obj) > 0
-        return bool(self.decide(obj, bool))
+        unknown = isinstance(value, torch.Tensor) and as_number(self, obj.node) is None
+        passed = check(obj, sys._getframe(2)) if unknown else None
+        passed = check(obj, sys._getframe(2)) if unknown else None
+        return bool(self.decide(obj, bool)) if passed is None else passed
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Iterate over a sequence with its length for the example."""
@@ -256,10 +259,8 @@ class ConcreteTracer(SymbolicTracer):
 def _has_computed_bounds(size: fx.Node) -> bool:
     """Tell whether a part of a size was taken between bounds that are computed, here or before."""
     bounds = [leaf for arg in size.args[1:] if isinstance(arg, slice) for leaf in (arg.start, arg.stop, arg.step)]
-    if any(isinstance(bound, fx.Node) for bound in bounds):
-        return True
     taken = size.target is operator.getitem and isinstance(size.args[0], fx.Node)
-    return taken and _has_computed_bounds(size.args[0])  # type: ignore[arg-type]
+    return any(isinstance(bound, fx.Node) for bound in bounds) or (taken and _has_computed_bounds(size.args[0]))  # type: ignore[arg-type]
 
 
 # What decides a branch, key or text, besides tensors.
