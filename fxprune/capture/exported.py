@@ -8,6 +8,7 @@ those of the example, and the network is in eval mode.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import operator
 import re
 from typing import Any
@@ -121,8 +122,12 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
     _translate(tracer, lifted.graph, proxies, program.call_spec.out_spec)
     _guard_weights(tracer, model)
     own = {name for name, _ in named_tensors(model)}
-    read = {str(node.target) for node in tracer.graph.find_nodes(op="get_attr")}
-    constants = {name: operator.attrgetter(name)(lifted) for name in sorted(read - own)}
+    free = (name for name in map("_tensor_constant{}".format, itertools.count()) if not hasattr(model, name))
+    names_of: dict[str, str] = {}  # as torch.fx calls them, so that they keep their precision
+    for node in tracer.graph.find_nodes(op="get_attr"):
+        if (name := str(node.target)) not in own:
+            node.target = names_of.setdefault(name, names_of.get(name) or next(free))
+    constants = {names_of[name]: operator.attrgetter(name)(lifted) for name in names_of}
     stored = {storage_id(tensor) for _, tensor in named_tensors(model) if tensor.numel()}
     made = [each for each in constants.values() if isinstance(each, torch.Tensor) and each.numel()]
     if any(storage_id(each) in stored for each in made):

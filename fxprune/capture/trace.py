@@ -235,8 +235,7 @@ def _exported(
     fresh = clone_sharing(model).eval()
     fresh.add_module(EVAL_ONLY, EvalOnly(operations=True).eval())
     for name, constant in constants.items():
-        owner, _, last = name.rpartition(".")
-        setattr(fresh.get_submodule(owner), last, constant)
+        setattr(fresh, name, constant)
     show_blocks(graph)
     module = GraphModule(fresh, graph, class_name=type(model).__name__)
     module.meta.update({WAY: "export", CUSTOM_GRADIENTS: [*custom]})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import sys
 
 import numpy as np
@@ -266,3 +268,29 @@ def test_backward_hooks_that_would_be_lost_are_refused():
     model.register_full_backward_hook(lambda *_: None)
     with pytest.raises(CaptureError, match="module `Small` has a backward hook"):
         fxprune.couple(model, IMAGES)
+
+
+JOINED = {
+    "a number": lambda x, y: operator.add((x.shape[0],), x.shape[1:-1]),
+    "two sizes": lambda x, y: x.shape[:-1] + y.shape[1:],
+    "a part of them": lambda x, y: (x.shape + y.shape)[1:],
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_the_length_of_joined_sizes_is_guarded(name):
+    class Spread(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(2, 8)
+
+        def forward(self, x, y):
+            return self.a(x) * math.prod([*JOINED[name](x, y)])
+
+    x, y = torch.rand(2, 5, 2), torch.rand(2, 8)
+    model = Spread().eval()
+    graph = capture(model, (x, y), ways=["concrete"])
+    torch.testing.assert_close(graph(x[:1], y[:1]), model(x[:1], y[:1]))
+    if name != "a number":
+        with pytest.raises(SpecialisedError):
+            graph(x, y[:, None])

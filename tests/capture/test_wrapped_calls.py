@@ -6,11 +6,13 @@ import inspect
 
 import pytest
 import torch
+from helpers.checks import finite
 from samples import Net
 from torch import nn
 
 import fxprune
 from fxprune.capture.trace import capture
+from fxprune.errors import CaptureError
 
 X = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 
@@ -108,3 +110,56 @@ def test_arguments_given_by_name_are_passed_by_name():
     plan = fxprune.plan(fxprune.couple(net, inputs), keep=0.5)
     snapped = fxprune.snap(net, plan)
     assert torch.allclose(fxprune.narrow(snapped, plan)(**inputs), snapped(**inputs), atol=1e-6)
+
+
+def _raised(y):
+    if (y > 9).any():
+        raise ValueError(f"{y.shape}")
+    return y
+
+
+def _otherwise(y):
+    if not torch.isnan(y).any():
+        y = y * 2
+    else:
+        raise ValueError
+    return y
+
+
+CHECKS = {
+    "assert": finite,
+    "raise": _raised,
+    "raise otherwise": _otherwise,
+    "distribution": lambda y: torch.distributions.Normal(y, y.exp(), validate_args=True).mean,
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_branch_that_only_raises_is_a_check_in_the_graph(name):
+    class Checks(Asking):
+        def forward(self, x):
+            return self.b(CHECKS[name](self.a(x))).mean((2, 3))
+
+    net = Checks().eval()
+    plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
+    assert plan.widths == {"a.weight": (8, 4)} and str(plan.coupling.batch) == "any"
+    snapped = fxprune.snap(net, plan)
+    narrow, larger = fxprune.narrow(snapped, plan), torch.rand(3, 3, 9, 20)
+    assert torch.allclose(narrow(larger), snapped(larger), atol=1e-6)  # sums in float32
+    wrong = X * 1e6 if name == "raise" else torch.full_like(X, torch.inf)
+    with pytest.raises((ValueError, AssertionError)):
+        snapped(wrong)
+    with pytest.raises(RuntimeError, match=r"the check at \S+:\d+ fails"):
+        narrow(wrong)
+
+
+@pytest.mark.parametrize(
+    "branch", [lambda y: y * 2 if (y > 0).all() else y, lambda y: y if all([(y > 0).all()]) else y * 2]
+)
+def test_a_branch_that_goes_on_is_no_check(branch):
+    class Branches(Asking):
+        def forward(self, x):
+            return self.b(branch(self.a(x))).mean((2, 3))
+
+    with pytest.raises(CaptureError, match="control flow depends on the values of a tensor"):
+        fxprune.couple(Branches().eval(), X)

@@ -89,6 +89,8 @@ tokens("distances to points without channels", lambda s, y: s.c(y) * torch.cdist
        -1, keepdim=True), {"c.weight": 8}, c=linear(8, 8), frozen="distance from positions that carry no channels")
 image("loss of each position", lambda s, y: y * F.smooth_l1_loss(y, s.c(y), reduction="none"), {A: 8, B: 6},
       c=conv(8, 8))
+image("mean of a distribution", lambda s, y: torch.distributions.Normal(y, y.exp(), validate_args=True).mean,
+      {A: 8, B: 6})
 image("mean of a loss", lambda s, y: y * F.mse_loss(y, s.c(y)), {A: 8, B: 6}, fixed=True, c=conv(8, 8))
 image("loss of each logit", lambda s, y: F.binary_cross_entropy_with_logits(y, s.c(y).sigmoid(), reduction="none"),
       {A: 8, B: 6}, c=conv(8, 8))

@@ -12,6 +12,7 @@ from helpers.hand_made import Plain, randomise
 from torch import nn
 
 import fxprune
+from fxprune.capture import capture
 from fxprune.passes.verify.compare import verify
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -197,3 +198,20 @@ def test_complex_numbers_that_a_network_asks_the_precision_of_are_compared():
     snapped = fxprune.snap(model, plan)
     report = fxprune.verify(snapped, fxprune.narrow(snapped, plan), x, tolerance=1e-5)  # sums in float32
     assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("way", ["concrete", "export"])
+@pytest.mark.parametrize("kept", [False, True], ids=["made", "kept"])
+def test_a_constant_keeps_its_precision_in_every_way_of_capture(way, kept):
+    class Window(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.t = nn.Conv1d(2, 4, 3), torch.tensor([0.1, 0.2, 0.3, 0.7])
+
+        def forward(self, x):
+            t = self.t if kept else torch.tensor([0.1, 0.2, 0.3, 0.7])
+            return self.a(x) * t.sin().exp()[:, None]
+
+    model, x = Window().eval(), torch.randn(2, 2, 8)
+    graph = capture(model, (x,), ways=(way,))
+    assert verify(model, graph, x, tolerance=1e-12).passed  # float32 would be 1e-8

@@ -50,7 +50,7 @@ def variance(call: Call) -> list[Axes]:
     return [_left(call)] * len(call.outs)
 
 
-@rule("amax", "amin", "aminmax", "max.default", "min.default", "any", "all")
+@rule("amax", "amin", "aminmax", "max.default", "min.default", "any", "all", "_is_all_true")
 def extreme(call: Call) -> list[Axes]:
     """A maximum over channels does not change without duplicates."""
     return [_left(call)] * len(call.outs)

@@ -32,6 +32,7 @@ from fxprune.pytorch.torch_private import (
     pytree,
 )
 
+from .checks import check
 from .integers import integers_recorded
 from .keys import SizeAsKey
 from .known import as_number, known, take_numbers_first, with_numbers
@@ -227,41 +228,39 @@ class ConcreteTracer(SymbolicTracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Decide a branch by the example."""
-        value = self.value(obj.node)
-        if isinstance(value, (tuple, list)):
+        if isinstance(value := self.value(obj.node), (tuple, list)):
             return self.length(obj) > 0
-        return bool(self.decide(obj, bool))
+        unknown = isinstance(value, torch.Tensor) and as_number(self, obj.node) is None
+        passed = check(obj, sys._getframe(2)) if unknown else None
+        passed = check(obj, sys._getframe(2)) if unknown else None
+        return bool(self.decide(obj, bool)) if passed is None else passed
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Iterate over a sequence with its length for the example."""
         return (obj[i] for i in range(self.length(obj)))  # type: ignore[index]
 
     def length(self, proxy: fx.Proxy) -> int:
-        """Return the length of a sequence or a tensor, guarded.
-
-        The length of a size, or of a part of it between fixed bounds, follows from the rank of its tensor.
-        """
-        value = self.value(proxy.node)
-        if isinstance(value, torch.Tensor):
+        """Return the length of a sequence or a tensor, guarded; that of a size by the rank of its tensor."""
+        if isinstance(value := self.value(proxy.node), torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
         found = len(value)  # a number has none, as numpy asks
-        if not isinstance(value, torch.Size) or _has_computed_bounds(proxy.node):
-            self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)
-            return found
-        node = proxy.node
-        while node.args and isinstance(node.args[0], fx.Node) and isinstance(self.value(node), torch.Size):
-            node = node.args[0]
-        self.fixed(self.proxy(node), "ndim")
+        if isinstance(value, torch.Size) and not _has_computed_bounds(proxy.node):
+            node: Any = proxy.node
+            while node.target is operator.getitem:
+                node = node.args[0]
+            read = node.all_input_nodes
+            if len(read) == 1 and isinstance(self.value(read[0]), torch.Tensor):
+                self.fixed(self.proxy(read[0]), "ndim")
+                return found
+        self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)  # also of sizes that are joined
         return found
 
 
 def _has_computed_bounds(size: fx.Node) -> bool:
     """Tell whether a part of a size was taken between bounds that are computed, here or before."""
     bounds = [leaf for arg in size.args[1:] if isinstance(arg, slice) for leaf in (arg.start, arg.stop, arg.step)]
-    if any(isinstance(bound, fx.Node) for bound in bounds):
-        return True
     taken = size.target is operator.getitem and isinstance(size.args[0], fx.Node)
-    return taken and _has_computed_bounds(size.args[0])  # type: ignore[arg-type]
+    return any(isinstance(bound, fx.Node) for bound in bounds) or (taken and _has_computed_bounds(size.args[0]))  # type: ignore[arg-type]
 
 
 # What decides a branch, key or text, besides tensors.
