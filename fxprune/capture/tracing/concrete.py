@@ -232,7 +232,6 @@ class ConcreteTracer(SymbolicTracer):
             return self.length(obj) > 0
         unknown = isinstance(value, torch.Tensor) and as_number(self, obj.node) is None
         passed = check(obj, sys._getframe(2)) if unknown else None
-        passed = check(obj, sys._getframe(2)) if unknown else None
         return bool(self.decide(obj, bool)) if passed is None else passed
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
