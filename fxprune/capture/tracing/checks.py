@@ -1,4 +1,4 @@
-"""A branch on the values of a tensor of which one side only raises an error is a check, and stays in the graph."""
+"""A branch on values of a tensor is a check if one side only raises; it stays in the graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
 
 
 def check(proxy: fx.Proxy, asker: FrameType) -> bool | None:
-    """Record a check where code raises an error otherwise; return the answer with which it goes on, or None."""
+    """Record a check, if the other answer raises an error; return the answer that goes on."""
     passes = _passes(asker.f_code, asker.f_lasti)
     if passes is not None:
         holds = proxy if passes else proxy.logical_not()
@@ -28,7 +28,7 @@ def check(proxy: fx.Proxy, asker: FrameType) -> bool | None:
 
 @functools.lru_cache(maxsize=1024)
 def _passes(code: CodeType, instruction: int) -> bool | None:
-    """Return which answer lets code go on where the other one raises an error; None if neither does."""
+    """Return the answer with which code goes on where the other raises an error; else None."""
     steps = [step for step in dis.get_instructions(code) if step.opname not in _IDLE or step.offset == instruction]
     place = next(n for n, step in enumerate(steps) if step.offset == instruction)
     place += steps[place].opname == "TO_BOOL"

@@ -239,7 +239,7 @@ class ConcreteTracer(SymbolicTracer):
         return (obj[i] for i in range(self.length(obj)))  # type: ignore[index]
 
     def length(self, proxy: fx.Proxy) -> int:
-        """Return the length of a sequence or a tensor, guarded; that of a size by the rank of its tensor."""
+        """Return a length, guarded; that of a size by the rank of its tensor."""
         if isinstance(value := self.value(proxy.node), torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
         found = len(value)  # a number has none, as numpy asks
