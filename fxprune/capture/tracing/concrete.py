@@ -34,7 +34,7 @@ from fxprune.pytorch.torch_private import (
 
 from .integers import integers_recorded
 from .keys import SizeAsKey
-from .known import as_number, known, take_numbers_first, with_numbers
+from .known import as_number, known, length_of, take_numbers_first, with_numbers
 from .own_tensors import note_written
 from .proxies import ConcreteProxy, ConcreteShape
 from .symbolic import CallSite, SymbolicTracer
@@ -244,7 +244,7 @@ class ConcreteTracer(SymbolicTracer):
         value = self.value(proxy.node)
         if isinstance(value, torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
-        found = len(value)  # a number has none, as numpy asks
+        found = length_of(value)
         if not isinstance(value, torch.Size) or _has_computed_bounds(proxy.node):
             self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)
             return found
