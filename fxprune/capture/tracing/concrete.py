@@ -22,6 +22,7 @@ from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.meta.constants import Picks
 from fxprune.pytorch.modes import QUESTIONS, is_mode
 from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
+from fxprune.pytorch.picks import filled
 from fxprune.pytorch.source import line_of
 from fxprune.pytorch.torch_private import (
     assert_call,
@@ -117,7 +118,7 @@ class ConcreteTracer(SymbolicTracer):
 
     def _value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if node not in values:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda given: self._value(given, values))
+            args, kwargs = filled(node, lambda given: self._value(given, values))
             if is_mode(node):
                 values[node] = None
             elif node.target in _ASKED:  # outside of the block below, so that the modes of the model are active
@@ -227,8 +228,7 @@ class ConcreteTracer(SymbolicTracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Decide a branch by the example."""
-        value = self.value(obj.node)
-        if isinstance(value, (tuple, list)):
+        if isinstance(self.value(obj.node), (tuple, list)):
             return self.length(obj) > 0
         return bool(self.decide(obj, bool))
 
@@ -264,7 +264,7 @@ def _has_computed_bounds(size: fx.Node) -> bool:
     return taken and _has_computed_bounds(size.args[0])  # type: ignore[arg-type]
 
 
-# What decides a branch, key or text, besides tensors.
+# What decides a branch, key or text.
 _KNOWN = int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
 
