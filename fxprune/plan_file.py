@@ -245,6 +245,7 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
 def _is_as_analysed(model: torch.nn.Module, coupling: Coupling) -> bool:
     if {name: tuple(tensor.shape) for name, tensor in named_tensors(model)} != dict(coupling.shapes):
         return False
-    if coupling.tables and coupling.tables != digest_of_tables(model):
+    picks = {name for name, facts in coupling.nodes.items() if facts.places is not None}
+    if coupling.tables and coupling.tables != digest_of_tables(model, coupling.graph_module.graph, picks):
         return False
     return coupling.configuration == configuration_of(model)

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Mapping, Set
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -16,12 +17,13 @@ from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.arguments.unfit import unfit
 from fxprune.errors import CaptureError, FxpruneError, asks_values, first_line
 from fxprune.pytorch.graphs import OnMeta
-from fxprune.pytorch.meta.constants import stays
+from fxprune.pytorch.meta.constants import stays, value_of
 from fxprune.pytorch.modules import device_of, to_meta, unlike_meta
+from fxprune.pytorch.picks import filled
 from fxprune.pytorch.rewritable import calls_function, is_foreign, is_opaque, is_rewritable, reads_widths, runs_own_code
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import source_of
-from fxprune.pytorch.torch_private import pytree, storage_id
+from fxprune.pytorch.torch_private import no_dispatch, pytree, storage_id, versions_of
 
 from .channels import Ids
 from .computed_weights import CapturedGraph
@@ -91,7 +93,7 @@ def run_labelled(
             state.marks.freeze("graph output", *label.axes, *label.uniform)
     state.marks.node = None
     for table, at, ids in state.notes.tables:
-        if not stays(table):
+        if not stays(table) or (table.dim() == 0 and versions_of([table]) != [0]):
             state.marks.frozen.append(Event(ids, "an index that the network changes", at))
     state.origins.settle(state.marks)
     return state, interpreter.values
@@ -107,6 +109,25 @@ class _Interpreter(OnMeta):
         super().__init__(root, graph, device, garbage_collect_values=False)
         self.state = state
         self.values: dict[str, Any] = {}
+        self._stored = dict(graph.owning_module.named_buffers()) if graph.owning_module is not None else {}
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
+        """Return the arguments of a node, with the places that stored tensors of one number name."""
+        return filled(n, self.env.__getitem__, lambda each, tensor: self._place(n, each, tensor))
+
+    def _place(self, n: fx.Node, index: fx.Node, tensor: torch.Tensor) -> int:
+        """Return the place that a stored tensor names; note a call by a computed one."""
+        with no_dispatch():
+            stored = self._stored.get(str(index.target)) if index.op == "get_attr" else value_of(tensor)
+            place = None if stored is None or stored.is_meta else int(stored)
+        if place is None or (index.op == "get_attr" and versions_of([tensor]) != [0]):
+            self.state.lengths.by_values.add(n)
+            return 0
+        self.state.notes.places[index.name] = np.array([place])
+        given = self.env[n.args[0]] if isinstance(n.args[0], fx.Node) else None
+        axes = self.state.labels.of(given).axes if isinstance(given, torch.Tensor) else ()
+        self.state.notes.tables += [(tensor, n, ids) for ids in axes if ids is not None]
+        return place
 
     def run_node(self, n: fx.Node) -> Any:
         self.state.marks.node = n

@@ -75,13 +75,18 @@ class LayerInputs:
 
 
 class InputLengths:
-    """Which nodes hang on lengths of axes without channels, or on given numbers."""
+    """Which nodes hang on lengths of axes without channels, or on given numbers.
+
+    Attributes:
+        by_values: calls that pick a place by a number which is computed in a tensor.
+    """
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
         self._hang: dict[fx.Node, bool | tuple[bool, ...]] = {}
         self._masks: set[Any] = set()
         self._numbers: set[fx.Node] = set()
+        self.by_values: set[fx.Node] = set()
 
     def note(self, node: fx.Node, value: Any, env: Mapping[fx.Node, Any], labels: Labels) -> None:
         """Note a node that ran: what it returned, and the values of those before it."""
@@ -112,6 +117,8 @@ class InputLengths:
         """Return why the places that a call names are unknown; ``named``: beside an index."""
         if node is None:
             return ""
+        if node in self.by_values:
+            return "whose place is computed in a tensor"
         args, options = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
         items: tuple[Any, ...] = (*args[1:], *options.values())
         if node.target in (operator.getitem, operator.setitem):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from torch import fx
 
+from fxprune.arguments.batch_values import cuts_batch, held_between, is_cut, is_whole
 from fxprune.arguments.guards import guard_equal
 
-# The numbers of a graph (all values except tensors) in runs: batch size -> node -> value.
+# The numbers of a graph (all values except tensors), and the sizes of tensors, in runs: batch size -> node -> value.
 Numbers = Mapping[int, Mapping[fx.Node, Any]]
 # A number at a batch of b is slope * b + offset.
 _Line = tuple[Fraction, Fraction]
@@ -29,24 +31,60 @@ _DIVISIONS = {operator.mod, operator.floordiv, operator.truediv}
 _EVEN_METHODS = {"size", "numel", "nelement", "dim", "ndimension", "__len__"}
 
 
-def turning_points(graph: fx.Graph, numbers: Numbers) -> tuple[set[int], fx.Node | None]:
-    """Find the batch sizes around which guards may turn, and a guard without known ones."""
-    turns = _Turns(numbers)
+@dataclass(frozen=True)
+class Turns:
+    """What is known of the guards of a graph, up to the batch size of the largest run.
+
+    Attributes:
+        points: the batch sizes around which guards may turn.
+        unknown: a guard without known ones; None: there is none.
+        last: the last batch size up to which a guard holds, where that is below the largest run; 0: none is.
+    """
+
+    points: set[int]
+    unknown: fx.Node | None = None
+    last: int = 0
+
+
+def turning_points(graph: fx.Graph, numbers: Numbers, sizes: Numbers, given: int) -> Turns:
+    """Find the batch sizes around which guards may turn, for an example of ``given`` samples."""
+    turns = _Turns(numbers, sizes)
     points: set[int] = set()
     for guard in graph.find_nodes(op="call_function", target=guard_equal):
         found = turns.of_guard(*guard.args[:2])
         if found is None:
-            return points, guard
+            held = held_between(guard.args[:2], turns.evenly, given, max(numbers))
+            if held is None:
+                return Turns(points, unknown=guard)
+            first, last = held
+            if last < max(numbers):
+                return Turns(points, last=last)
+            found = {first - 1, first} - {0}
         points |= found
-    return points, None
+    return Turns(points)
+
+
+def cuts_of_batch(graph: fx.Graph, numbers: Numbers, sizes: Numbers, least: int) -> dict[fx.Node, bool]:
+    """Tell of each call that cuts the batch whether it makes one piece at all sizes of a range.
+
+    The range is from ``least`` to the largest run.
+    """
+    turns, batches = _Turns(numbers, sizes), range(least, max(numbers) + 1)
+    return {call: is_whole(call, turns.evenly, batches) for call in graph.nodes if cuts_batch(call, turns.evenly)}
 
 
 class _Turns:
     """The turning points of what is computed from numbers; None: they are not known."""
 
-    def __init__(self, numbers: Numbers) -> None:
-        self._numbers = numbers
+    def __init__(self, numbers: Numbers, sizes: Numbers) -> None:
+        self._numbers, self._sizes = numbers, sizes
         self._known: dict[fx.Node, bool] = {}
+
+    def evenly(self, value: Any) -> list[_Line] | None:
+        """Describe how a number, or the sizes of a tensor, grow with the batch; None: not evenly."""
+        if any(value not in run for run in self._sizes.values()):
+            return self._lines(value)
+        return _fitted([(batch, [*run[value]]) for batch, run in self._sizes.items()])
 
     def of_guard(self, value: Any, expected: Any) -> set[int] | None:
         if isinstance(expected, bool) or self._counts_truths(value):
@@ -100,6 +138,8 @@ class _Turns:
         if not isinstance(value, fx.Node):
             return True
         if value not in self._known:
+            if is_cut(value):  # how many pieces there are hangs on a size of a tensor
+                return False
             seen = [run.get(value) for run in self._numbers.values()]
             parts = [n for n in value.all_input_nodes if any(n in run for run in self._numbers.values())]
             self._known[value] = all(each == seen[0] for each in seen) and (
@@ -120,6 +160,8 @@ class _Turns:
         if isinstance(value, (tuple, list)):
             parts = [self._lines(part) for part in value]
             return None if None in parts else [line for part in parts for line in part or ()]
+        if is_cut(value):
+            return None
         if not self._is_constant(value):
             even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN) or self._is_whole(value)
             if not even or any(self._lines(n) is None for n in value.all_input_nodes if self._is_number(n)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import fx
 
-from fxprune.arguments.batch_guards import turning_points
+from fxprune.arguments.batch_guards import Numbers, cuts_of_batch, turning_points
 from fxprune.arguments.guards import SpecialisedError, guard_dtype, guard_equal, guard_tensor
 from fxprune.arguments.inputs import Inputs, in_order, tensors_of
 from fxprune.errors import first_line
@@ -95,17 +96,7 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
     meta device. Nothing is known where inputs share no batch size.
     """
     samples = {len(x) for x in tensors_of(inputs) if x.dim()}
-    root, device = to_meta(module), device_of(module)
-
-    def run(batch: int, kind: type[OnMeta] = OnMeta) -> OnMeta:
-        given = pytree.tree_map_only(
-            torch.Tensor, lambda x: x.new_empty((batch, *x.shape[1:]) if x.dim() else (), device="meta"), inputs
-        )
-        interpreter = kind(root, module.graph, device)
-        with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
-            interpreter.run(*in_order(module.graph, given))
-        return interpreter
-
+    run = partial(_run, module, to_meta(module), inputs)
     if len(samples) != 1:
         return BatchRange(why="the inputs share no size along axis 0", known=False)
     (given,) = samples
@@ -115,24 +106,81 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
         return BatchRange(given, given, f"the graph does not run without numbers: {first_line(error)}")
     # Where a size is a literal of the graph, another batch fails in an operation.
     bound = batch_range(run, given, refusals=(Exception,))
+    if bound.fixed and given > 2 and not _refusal(run, given - 1, (Exception,)):  # the example is the largest one
+        given -= 1
+        bound = batch_range(run, given, refusals=(Exception,))
     if bound.fixed or not module.graph.find_nodes(op="call_function", target=guard_equal):
         return bound
-    # All of these are in the range; the last one is beyond what slices and tables leave as it is.
-    probes = (given, given + 1, _MANY)
-    try:
-        numbers = {batch: cast(_Unguarded, run(batch, _Unguarded)).numbers for batch in probes}
-    except Exception as error:
-        return BatchRange(given, given, first_line(error))
-    points, unknown = turning_points(module.graph, numbers)
-    if unknown is not None:
-        return BatchRange(given, given, f"captured where {unknown.args[2]} was {unknown.args[1]}")
-    most = given + 1
-    for batch in sorted({_MANY, *(point for point in points if bound.holds(point))}):
-        if why := _refusal(run, batch, (Exception,)):
-            if batch <= most:
+    most = _MANY
+    while True:
+        # All of these are in the range; the last one is beyond what slices and tables leave as it is.
+        try:
+            numbers, sizes = _probed(run, (given, given + 1, most))
+        except Exception as error:
+            return BatchRange(given, given, first_line(error))
+        turns = turning_points(module.graph, numbers, sizes, given)
+        if turns.unknown is not None:
+            return BatchRange(given, given, f"captured where {turns.unknown.args[2]} was {turns.unknown.args[1]}")
+        if not turns.last:
+            break
+        if turns.last > given + 1:
+            most = turns.last  # beyond it, numbers may be others than if no guard had failed
+        elif given > 2 and not _refusal(run, given - 1, (Exception,)):
+            given -= 1
+        else:  # all of these ran
+            least = bound.least if given <= 2 else given
+            return BatchRange(least, turns.last, _refusal(run, turns.last + 1, (Exception,)))
+    return _tried(partial(_refusal, run, refusals=(Exception,)), bound, turns.points, given, most)
+
+
+def leave_whole(module: fx.GraphModule, inputs: Inputs, bound: BatchRange) -> bool:
+    """Take out the calls of a graph that cut its batch into one piece at all sizes of a range.
+
+    Returns:
+        Whether no other call cuts the batch.
+    """
+    given = next(len(x) for x in tensors_of(inputs) if x.dim())
+    if bound.most is None or bound.most - bound.least < 2:
+        return True
+    given = min(given, bound.most - 2)
+    numbers, sizes = _probed(partial(_run, module, to_meta(module), inputs), (given, given + 1, bound.most))
+    found = cuts_of_batch(module.graph, numbers, sizes, bound.least)
+    for call in [call for call, whole in found.items() if whole]:
+        with module.graph.inserting_before(call):
+            call.replace_all_uses_with(module.graph.call_function(tuple, (call.all_input_nodes[:1],)))
+        module.graph.erase_node(call)
+    module.recompile()
+    return all(found.values())
+
+
+def _run(
+    module: fx.GraphModule, root: torch.nn.Module, inputs: Inputs, batch: int, kind: type[OnMeta] = OnMeta
+) -> OnMeta:
+    """Run a graph on the meta device at a batch size."""
+    given = pytree.tree_map_only(
+        torch.Tensor, lambda x: x.new_empty((batch, *x.shape[1:]) if x.dim() else (), device="meta"), inputs
+    )
+    interpreter = kind(root, module.graph, device_of(module))
+    with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
+        interpreter.run(*in_order(module.graph, given))
+    return interpreter
+
+
+def _probed(run: Callable[..., OnMeta], batches: Sequence[int]) -> tuple[Numbers, Numbers]:
+    """Return the numbers of a graph and the sizes of its tensors in runs without guards."""
+    runs = {batch: cast(_Unguarded, run(batch, _Unguarded)) for batch in batches}
+    return {b: each.numbers for b, each in runs.items()}, {b: each.sizes for b, each in runs.items()}
+
+
+def _tried(refusal: Callable[[int], str], bound: BatchRange, points: set[int], given: int, most: int) -> BatchRange:
+    """Bound a range by runs around the places where guards turn, up to ``most`` or any batch."""
+    last, ends = given + 1, {most} if most == _MANY else {most, most + 1}
+    for batch in sorted({*ends, *(point for point in points if bound.holds(point) and point <= most)}):
+        if why := refusal(batch):
+            if batch <= last:
                 return BatchRange(given, given, why)
-            return BatchRange(bound.least, most, ", and ".join(filter(None, (bound.why, why))))
-        most = max(most, batch)
+            return BatchRange(bound.least, last, ", and ".join(dict.fromkeys(filter(None, (bound.why, why)))))
+        last = max(last, batch)
     return bound
 
 
@@ -141,17 +189,20 @@ _MANY = 10007
 
 
 class _Unguarded(OnMeta):
-    """Runs a graph without its guards, and keeps its numbers: all values except tensors."""
+    """Runs a graph without its guards, and keeps its numbers and the sizes of its tensors."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.numbers: dict[fx.Node, Any] = {}
+        self.sizes: dict[fx.Node, tuple[int, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, unless it is a guard."""
         if n.target in (guard_equal, guard_dtype, guard_tensor):
             return None
         value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.sizes[n] = tuple(value.shape)
         if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value)):
             self.numbers[n] = value
         return value

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxprune.pytorch.modules import unlike_meta
+from fxprune.pytorch.picks import filled
 
 
 class OnMeta(fx.Interpreter):
@@ -24,6 +25,10 @@ class OnMeta(fx.Interpreter):
         """Run a node; a question for the device gets the graph's own."""
         known = unlike_meta(n, self.device)
         return super().run_node(n) if known is None else known[0]
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
+        """Return the arguments of a node; any place stands for one that a tensor names."""
+        return filled(n, self.env.__getitem__)
 
 
 def with_ancestors(nodes: Iterable[fx.Node]) -> list[fx.Node]:

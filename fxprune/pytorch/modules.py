@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -176,11 +176,15 @@ def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     ]
 
 
-def digest_of_tables(model: nn.Module) -> str:
-    """Hash the stored tables of integers: permutations, masks, indices."""
+def digest_of_tables(model: nn.Module, graph: fx.Graph, picks: Container[str]) -> str:
+    """Hash the stored tables of integers: permutations, masks, indices.
+
+    A tensor of one number may be a count of steps, and is none unless it is among the nodes that are ``picks``.
+    """
+    single = {str(node.target) for node in graph.find_nodes(op="get_attr") if node.name in picks}
     found = hashlib.sha256()
     for name, tensor in named_tensors(model):
-        if holds_places(tensor):
+        if holds_places(tensor) or (name in single and not tensor.dim()):
             found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()

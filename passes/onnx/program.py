@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.arguments.batches import ANY_BATCH, BatchRange, batch_range, graph_batches
+from fxprune.arguments.batches import ANY_BATCH, BatchRange, batch_range, graph_batches, leave_whole
 from fxprune.arguments.guards import SpecialisedError, guard_equal
 from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
 from fxprune.arguments.unfit import unfit
@@ -76,16 +76,22 @@ def inputs_on_cpu(example_inputs: Any) -> Inputs:
 
 
 def batches_of(eager: nn.Module, inputs: Inputs) -> BatchRange:
-    """Find the batch sizes that the guards of a captured network admit."""
+    """Find the batch sizes that the guards of a network admit, and that a file can take.
+
+    PyTorch's exporter cuts no axis of which it only knows bounds: what is cut into one piece is left whole in
+    ``eager``, and a network that cuts its batch into more is bound to that of its example.
+    """
     if not isinstance(eager, fx.GraphModule) or not eager.graph.find_nodes(op="call_function", target=guard_equal):
         return ANY_BATCH
     inputs = inputs_on_cpu(inputs)
     given = batch_of(inputs)
     bound = batch_range(lambda batch: run_eager(eager, random_batch(inputs, batch, seed=0)), given)
-    if bound.fixed:
-        return bound
     found = graph_batches(eager, random_batch(inputs, given, seed=0))
-    return bound if found.most is None else found
+    if found.most is None or (bound.fixed and found.most != given):
+        return bound
+    whole = leave_whole(eager, random_batch(inputs, given, seed=0), found)
+    why = f"{found.why}, and PyTorch's exporter does not cut an open batch"
+    return found if whole else BatchRange(given, given, why)
 
 
 def exported_size(inputs: Inputs, bound: BatchRange) -> int:

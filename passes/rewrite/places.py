@@ -46,7 +46,7 @@ def sliced(site: Site) -> fx.Node | None:
         item = slice(None) if surface.takes_all(before, given, dim) else item
         if codes is not None and item != slice(None):
             site.guard_length(dim, on_x)
-        new.append(item if codes is None else _bounds(site, codes, item))
+        new.append(item if codes is None else _bounds(site, codes, _stored_place(site, before, item)))
         if isinstance(item, slice) and isinstance(new[-1], list) and beside:  # two lists would go in pairs
             if site.node.target is operator.setitem:
                 raise RewriteError(
@@ -98,6 +98,13 @@ def _bounds(site: Site, codes: Codes, item: Any) -> Any:
     return [int(place) for place in places]
 
 
+def _stored_place(site: Site, wide: Any, item: Any) -> Any:
+    """Return the number that a stored tensor of one names; any other item as it is."""
+    facts = site.coupling.nodes[wide.name] if isinstance(wide, fx.Node) else None
+    is_number = facts is not None and isinstance(facts.value, Shape) and not facts.value.sizes
+    return int(facts.places[0]) if facts is not None and is_number and facts.places is not None else item
+
+
 def _place(site: Site, codes: Codes, place: Any) -> int:
     """Return the place of a channel among the kept ones; one that nobody reads may be gone."""
     kept, place = site.kept(codes), site.number(place)
@@ -112,7 +119,10 @@ def _numbered(site: Site, on_x: Shape) -> fx.Node | None:
         return None
     site.guard_length(dim, on_x)
     if site.kind in _SELECTS:
-        return site.copy((site.args[0], dim, _place(site, codes, site.parameter(2, "index"))), {})
+        wide = surface.positional(site.node.target, site.node.args, site.node.kwargs)
+        wide_place = wide[0][2] if len(wide[0]) > 2 else wide[1].get("index")
+        place = _stored_place(site, wide_place, site.parameter(2, "index"))
+        return site.copy((site.args[0], dim, _place(site, codes, place)), {})
     start, length = site.number(site.parameter(2, "start")), site.number(site.parameter(3, "length"))
     kept, start = site.kept(codes), start % len(codes) if start < 0 else start
     before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())

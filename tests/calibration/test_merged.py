@@ -48,7 +48,8 @@ def pairs(name):
 
 # What is drawn, or not filled yet, is another number in each run.
 DRAWN = [name for name, sample in SAMPLES.items() if sample.frozen.startswith("random numbers")]
-DRAWN += ["an empty place filled", "out of a function", "new by its older name", "index that the network changes"]
+DRAWN += ["an empty place filled", "out of a function", "new by its older name"]
+DRAWN += ["index that the network changes", "stored number that the network changes"]
 # Rows that inputs pick from a weight: columns are summed.
 PICKED = ["a table that a function kept whole reads by columns"]
 PICKED += ["ones like one channel", "ones like one channel, narrowed"]  # of which only the sizes are read

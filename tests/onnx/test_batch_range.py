@@ -71,6 +71,15 @@ DECISIONS = {
     "a shape as an object": (lambda x, y: x.shape == torch.Size([y.shape[0], 3, *x.shape[2:]]), "any"),
     "a shape of as many by chance": (lambda x, y: x.shape == (2 * y.shape[0] - 3, 3, *x.shape[2:]), "3 only"),
     "seven in a shape": (lambda x, y: 7 in x.shape, "1 to 6"),
+    "pieces of at most sixteen": (lambda x, y: len(x.chunk(math.ceil(x.shape[0] / 16))) == 1, "1 to 16"),
+    "pieces of at most four": (lambda x, y: len(x.split(4)) == 1, "1 to 4"),
+    "pieces of at most three": (lambda x, y: (x.shape[0] + 2) // 3 == 1, "1 to 3"),
+    "pieces as many as samples": (lambda x, y: len(x.chunk(2)) == 2, "2 or more"),
+    "pieces of pieces": (
+        lambda x, y: len(torch.cat([*x.chunk((x.shape[0] + 15) // 16)][:1]).chunk(-(-x.shape[0] // 8))) == 1,
+        "1 to 8",
+    ),
+    "pieces of an image": (lambda x, y: len(y.chunk(2, 2)) == 2, "any"),
     "size of an image": (lambda x, y: x.shape[2] > 4, "any"),
     "whole windows of an image": (lambda x, y: x.shape[2] % 4 == 0, "any"),
     "windows that are counted": (lambda x, y: x.shape[0] * (x.shape[2] // 4) > x.shape[0], "any"),
@@ -91,7 +100,7 @@ DECISIONS = {
     "neither one nor seven": (lambda x, y: x.shape[0] != 1 and x.shape[0] != 7, "2 to 6"),
     "twice as many": (lambda x, y: 2 * x.shape[0] - 1 >= 15, "1 to 7"),
     "even": (lambda x, y: x.shape[0] % 2 == 0, "3 only"),
-    "one in eleven": (lambda x, y: x.shape[0] % 11 == 5, "3 only"),
+    "one in eleven": (lambda x, y: x.shape[0] % 11 == 5, "1 to 4"),
     "a few of them": (lambda x, y: y[:50].shape[0] == x.shape[0], "3 only"),
 }
 
@@ -294,3 +303,31 @@ def test_a_range_is_found_by_runs(takes, given, found):
             raise SpecialisedError("no, run where it is another")
 
     assert batch_range(run, given) == found
+
+
+GHOSTS = {  # as TabNet's ghost batch norm: batches of at most six samples at a time
+    3: ("1 to 6", "1 to 6"),
+    6: ("1 to 6", "1 to 6"),
+    8: ("8 to 12", "8 only"),
+}
+
+
+@pytest.mark.parametrize("given", GHOSTS)
+def test_a_batch_in_pieces_bounds_the_coupling_and_the_files(given, tmp_path):
+    def forward(s, x):
+        y = s.a(x)
+        return s.head(torch.cat([s.bn(piece) for piece in y.chunk(math.ceil(y.shape[0] / 6))]))
+
+    torch.manual_seed(0)
+    model = Net(forward, a=linear(6, 8), bn=torch.nn.BatchNorm1d(8), head=linear(8, 4)).eval()
+    inputs = torch.randn(given, 6)
+    coupling = fxprune.couple(model, inputs)
+    narrow = narrowed(coupling, model)
+    report = fxprune.export_onnx(narrow, inputs, tmp_path / "net.onnx", batches=(1, 2, 5, 6))
+    assert (str(coupling.batch), str(report.batch)) == GHOSTS[given]
+    run = onnx_runner(tmp_path / "net.onnx")
+    if given < 8:
+        assert sorted(report.errors) == [1, 2, 5, 6]
+        with pytest.raises(Exception, match="cannot be reshaped"):
+            run(torch.randn(7, 6))
+    export_pt2(narrow, inputs, tmp_path / "net.pt2", batches=(1, 2, 5, 6))

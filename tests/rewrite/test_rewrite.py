@@ -13,7 +13,7 @@ from samples import SAMPLES, Net, conv, linear
 from torch import nn
 
 import fxprune
-from fxprune.errors import RewriteError
+from fxprune.errors import PlanError, RewriteError
 from fxprune.passes.rewrite import calls as rewrite_calls
 from fxprune.passes.rewrite import site as rewrite_site
 from fxprune.passes.rewrite.graph import narrow_sizes
@@ -162,3 +162,15 @@ def test_channels_that_a_negative_padding_removes_merge_alone():
     snapped, narrow = snapped_and_narrow(model, Plan(coupling, {**clusters, "a.weight": np.array([0, 0, 1, 1])}))
     assert narrow.a.weight.shape[0] == 6
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+
+
+def test_a_plan_fits_only_the_stored_number_that_picked_its_channel():
+    net = Net(lambda s, x: s.b(s.a(x) * s.a(x)[:, s.at][:, None]), a=conv(3, 8), b=conv(8, 4)).eval()
+    net.register_buffer("at", torch.tensor(2))
+    net.register_buffer("steps", torch.tensor(0))
+    plan = fxprune.plan(fxprune.couple(net, (torch.randn(2, 3, 4, 4),)), keep=0.5, method="even")
+    net.steps.add_(1)  # picks nothing
+    assert fxprune.plan_for(net, plan) is plan
+    net.at.add_(1)
+    with pytest.raises(PlanError, match="buffers hold other values"):
+        fxprune.plan_for(net, plan)

@@ -173,6 +173,18 @@ def _added_in_order(s, y):
     return y.scatter_add(1, at, s.c(y)) + torch.take_along_dim(y, s.k.order[None, :, None], 1).mean(1, True)
 
 
+def _picked_by_stored(s, y):
+    z = y * y[:, s.k.at].sigmoid()[:, None] + y.select(1, s.k.last)[:, None]
+    z[:, s.k.at] = 0.5
+    return z * y[:, s.k.turned[2]].tanh()[:, None]
+
+
+def _picked_then_counted(s, y):
+    z = y * y[:, s.k.at][:, None]
+    s.k.at.add_(1).remainder_(8)
+    return z
+
+
 def _each_map(y, cut):
     """All channels of all samples side by side, of which a slice takes all."""
     maps = cut(y.mT.flatten(0, 1))
@@ -189,6 +201,12 @@ image("index by new numbers", lambda s, y: y * y[:, torch.tensor([y.shape[2] - 7
 image("split by the size of an image", _split_by_height, {B: 6}, frozen="a split of channels that hangs on an input")
 image("index that the network changes", _kept_turning, {B: 6}, frozen="an index that the network changes",
       k=Constants(turned=TURNED.clone()))
+image("stored numbers that pick channels", _picked_by_stored, {A: 5, B: 6}, frozen="one channel is picked by its index",
+      k=Constants(at=torch.tensor(2), last=torch.tensor(-1), turned=TURNED))
+image("stored number that the network changes", _picked_then_counted, {B: 6},
+      frozen="an index that the network changes", k=Constants(at=torch.tensor(2)))
+image("computed number that picks a channel", lambda s, y: y * y[:, s.c(y).mean((0, 2, 3)).argmax()][:, None], {B: 6},
+      c=conv(8, 4), frozen="whose place is computed in a tensor")
 image("slice with a step, beside an index", lambda s, y: y[:, ::2, [0, 1, 2]], {A: 4, A2: 4, B: 6}, out=4)
 image("put nothing", _nothing_put, {A: 8, B: 6})
 image("index", lambda s, y: y[:, [6, 2, 4, 0]], {A: 4, A2: 4, B: 6}, out=4)

@@ -91,7 +91,7 @@ def group_channels(
         shared=canonical_names(model),
         parameters=tuple(name for name, _ in model.named_parameters()),
         whole=merge_heads,
-        tables=digest_of_tables(model) if state.notes.places else "",
+        tables=digest_of_tables(model, captured.graph_module.graph, state.notes.places) if state.notes.places else "",
     )
     blocked = _blocked(state.choices.forks, coding)
     return Analysis(

@@ -20,7 +20,7 @@ from torch import fx
 from fxprune.pytorch.source import short
 from fxprune.pytorch.torch_private import CHECK_ALL_WITH, CHECK_WITH, assert_tensor, pytree
 
-from .made_by_type import made_recorded
+from .made_by_type import made_recorded, plain_type
 from .own_tensors import OwnTensor
 
 if TYPE_CHECKING:
@@ -60,9 +60,10 @@ def types_claimed(kind: type) -> Iterator[None]:
         if issubclass(own, kind):
             asker = sys._getframe(1)
             value.tracer.kind_asked(value, asker.f_back if asker.f_code is torch.is_tensor.__code__ else asker)
-        legacy = [each for each in pytree.tree_leaves(kinds) if type(each) is _LEGACY]
+        every = [plain_type(each) for each in pytree.tree_leaves(kinds)]
+        legacy = [each for each in every if type(each) is _LEGACY]
         if legacy:
-            kinds = tuple(each for each in pytree.tree_leaves(kinds) if type(each) is not _LEGACY)
+            kinds = tuple(each for each in every if type(each) is not _LEGACY)
         before, _claiming = _claiming, True
         try:
             known = given(value, kinds)

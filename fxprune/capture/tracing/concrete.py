@@ -22,6 +22,7 @@ from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.meta.constants import Picks
 from fxprune.pytorch.modes import QUESTIONS, is_mode
 from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
+from fxprune.pytorch.picks import filled
 from fxprune.pytorch.source import line_of
 from fxprune.pytorch.torch_private import (
     assert_call,
@@ -35,7 +36,7 @@ from fxprune.pytorch.torch_private import (
 from .checks import check
 from .integers import integers_recorded
 from .keys import SizeAsKey
-from .known import as_number, known, take_numbers_first, with_numbers
+from .known import as_number, known, length_of, take_numbers_first, with_numbers
 from .own_tensors import note_written
 from .proxies import ConcreteProxy, ConcreteShape
 from .symbolic import CallSite, SymbolicTracer
@@ -118,7 +119,7 @@ class ConcreteTracer(SymbolicTracer):
 
     def _value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if node not in values:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda given: self._value(given, values))
+            args, kwargs = filled(node, lambda given: self._value(given, values))
             if is_mode(node):
                 values[node] = None
             elif node.target in _ASKED:  # outside of the block below, so that the modes of the model are active
@@ -242,7 +243,7 @@ class ConcreteTracer(SymbolicTracer):
         """Return a length, guarded; that of a size by the rank of its tensor."""
         if isinstance(value := self.value(proxy.node), torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
-        found = len(value)  # a number has none, as numpy asks
+        found = length_of(value)
         if isinstance(value, torch.Size) and not _has_computed_bounds(proxy.node):
             node: Any = proxy.node
             while node.target is operator.getitem:
@@ -262,7 +263,7 @@ def _has_computed_bounds(size: fx.Node) -> bool:
     return any(isinstance(bound, fx.Node) for bound in bounds) or (taken and _has_computed_bounds(size.args[0]))  # type: ignore[arg-type]
 
 
-# What decides a branch, key or text, besides tensors.
+# What decides a branch, key or text.
 _KNOWN = int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
 

@@ -49,6 +49,19 @@ def _is_written(tracer: ConcreteTracer, makers: set[fx.Node]) -> bool:
     return False
 
 
+def length_of(value: Any) -> int:
+    """Return the length of a sequence.
+
+    Raises:
+        TypeError: a number has none, as NumPy and PyTorch's parsers ask of each that they are given in a list.
+    """
+    if type(value) in (int, float):
+        error = TypeError("a function that no graph records takes a number that hangs on sizes for a list")
+        error.add_note("Make the tensor by `torch.tensor(...)`, which is recorded.")
+        raise error
+    return len(value)
+
+
 def as_number(tracer: ConcreteTracer, node: fx.Node) -> int | None:
     """Return the one integer of a tensor without axes that is known; else None."""
     value = tracer.value(node)

@@ -1,6 +1,7 @@
 """Record the tensors that a model makes by a type, by sizes that are traced.
 
-``torch.Tensor(2, n)``, ``type(x)(x.shape)`` and ``x.new(2, n)`` are older names of ``torch.empty`` and its kin.
+``torch.Tensor(2, n)``, ``type(x)(x.shape)`` and ``x.new(2, n)`` are older names of ``torch.empty`` and its kin, and
+``torch.LongTensor([n])`` is one of ``torch.tensor``.
 """
 
 from __future__ import annotations
@@ -51,26 +52,68 @@ def _is_proxy(value: Any) -> bool:
     return issubclass(type(value), fx.Proxy)
 
 
+def _recorded(given: tuple[Any, ...], options: dict[str, Any], dtype: dict[str, Any]) -> Any:
+    """Record a tensor of a list of numbers, or by sizes, that are traced; else None."""
+    proxies = [leaf for leaf in pytree.tree_leaves(given) if _is_proxy(leaf)]
+    if options or not proxies or any(each.is_tensor() for each in proxies):
+        return None
+    if type(given[0]) in (list, tuple):
+        named = {"dtype": torch.get_default_dtype(), **dtype}
+        return proxies[0].tracer.create_proxy("call_function", _TENSOR, (list(given[0]),), named)
+    return proxies[0].tracer.create_proxy("call_function", _EMPTY, given, dtype)
+
+
+class _OlderType(type):
+    """The type of a class that stands for ``torch.FloatTensor``, say, and answers as it does."""
+
+    def __call__(cls, *given: Any, **options: Any) -> Any:
+        found = _recorded(given, options, {"dtype": cls.plain.dtype})
+        return cls.plain(*given, **options) if found is None else found
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls.plain)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.plain, name)
+
+    def __eq__(cls, other: Any) -> bool:
+        return plain_type(other) is cls.plain
+
+    def __hash__(cls) -> int:
+        return hash(cls.plain)
+
+
+def plain_type(kind: Any) -> Any:
+    """Return the type of tensors for which a class stands; anything else as it is."""
+    return vars(kind)["plain"] if type(kind) is _OlderType else kind
+
+
+# Those of tensors on the CPU. PyTorch's parser reads the name of a class, as of the argument of `x.type`.
+_OLDER = {
+    name: _OlderType(f"torch.{name}", (), {"plain": kind})
+    for name, kind in vars(torch).items()
+    if type(kind) is type(torch.FloatTensor) and not kind.is_cuda
+}
+
+
 @contextlib.contextmanager
 def made_recorded() -> Iterator[None]:
-    """Record what ``torch.Tensor`` makes by sizes, or of a list of numbers, that are traced."""
+    """Record what ``torch.Tensor`` and older types make by sizes, or of a list, that are traced."""
     plain, plain_new = torch.Tensor.__new__, torch.Tensor.new
+    kinds = {name: getattr(torch, name) for name in _OLDER}
 
     def made(kind: Any, *given: Any, **options: Any) -> Any:
-        proxies = [leaf for leaf in pytree.tree_leaves(given) if _is_proxy(leaf)]
-        if kind is not torch.Tensor or options or not proxies or any(each.is_tensor() for each in proxies):
-            return plain(kind, *given, **options)
-        if type(given[0]) in (list, tuple):
-            named = {"dtype": torch.get_default_dtype()}
-            return proxies[0].tracer.create_proxy("call_function", _TENSOR, (list(given[0]),), named)
-        return proxies[0].tracer.create_proxy("call_function", _EMPTY, given, {})
+        found = _recorded(given, options, {}) if kind is torch.Tensor else None
+        return plain(kind, *given, **options) if found is None else found
 
     def new(tensor: Any, *given: Any, **options: Any) -> Any:
         own = type(tensor) is OwnTensor
         return tensor.recorded().new(*given, **options) if own else plain_new(tensor, *given, **options)
 
     torch.Tensor.__new__, torch.Tensor.new = made, new  # type: ignore[method-assign, assignment]
+    vars(torch).update(_OLDER)
     try:
         yield
     finally:
+        vars(torch).update(kinds)
         del torch.Tensor.__new__, torch.Tensor.new

@@ -33,6 +33,7 @@ from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
 from .integers import sizes_recorded
 from .keys import of_model
+from .made_by_type import plain_type
 from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments, check_call
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
@@ -184,10 +185,9 @@ class SymbolicTracer(fx.Tracer):
         """Make an argument; the graph makes a dict of a derived class again by that class."""
         if isinstance(a, fx.Proxy):  # first, since it may count as a tensor
             return a.node
-        if id(a) in self.held_elsewhere:  # a tensor of the model, in a list, say
+        if id(a := plain_type(a)) in self.held_elsewhere:  # a tensor of the model, in a list, say
             return self.held_elsewhere[id(a)][1].recorded().node
-        if isinstance(a, np.generic):  # the code of a graph knows no numpy
-            return a.item()
+        a = a.item() if isinstance(a, np.generic) else a  # the code of a graph knows no numpy
         if dataclasses.is_dataclass(a) and not isinstance(a, type):  # as the outputs of `transformers`
             given = {each.name: getattr(a, each.name) for each in dataclasses.fields(a) if each.init}
             return self.create_proxy("call_function", type(a), (), given).node
