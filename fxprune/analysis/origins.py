@@ -13,6 +13,8 @@ from .channels import Axes, Channels, Ids
 from .labels import Label, Labels
 from .marks import Marks
 
+CONSTANT_TABLE = "a buffer from which a table is computed"
+
 
 @dataclass(frozen=True, eq=False)
 class Origin:
@@ -31,6 +33,7 @@ class Origins:
         self._two_roles = two_roles
         self._channels, self._labels = channels, labels
         self._names: dict[int, tuple[torch.Tensor, str]] = {}
+        self._constants: set[str] = set()
         # Name of a computed weight -> its own ids, and the ids from its computation.
         self._computed: dict[str, tuple[Axes, Axes]] = {}
 
@@ -41,6 +44,8 @@ class Origins:
 
         A running statistic gets its ids when a normalisation reads it.
         """
+        if constant:
+            self._constants.add(name)
         if has_channels:
             axes = self._computed[name][0] if name in self._computed else self.start(name, tensor)
             lengths = tuple((size,) for size in tensor.shape)
@@ -100,6 +105,21 @@ class Origins:
                 self._channels.unite(ids, stored)
                 axes[dim] = stored
             self.found[name] = Origin(name, tuple(axes))
+        self._freeze_lone_constants(marks)
+
+    def _freeze_lone_constants(self, marks: Marks) -> None:
+        """Freeze constants whose channels are no rows of a parameter, as of a grid: no training moves any of them."""
+        of_constants, of_parameters = list[Ids](), [np.empty(0, np.int64)]
+        for name, origin in self.found.items():
+            (of_constants if name in self._constants else of_parameters).extend(x for x in origin.axes if x is not None)
+        if not of_constants:
+            return
+        tied, channel = self._channels.marked(marks.rows), self._channels.channel
+        moved = np.concatenate(of_parameters)
+        trained = channel(moved[tied[moved]])
+        for ids in of_constants:
+            if tied[ids].any() and not np.isin(channel(ids), trained).all():
+                marks.freeze(CONSTANT_TABLE, ids)
 
     def _fresh(self, tensor: torch.Tensor) -> Axes:
         return tuple(self._channels.fresh(size) if size > 1 else None for size in tensor.shape)

@@ -17,6 +17,7 @@ from .channels import Axes
 from .fixed_lengths import factors_behind
 from .labels import Label, tensors_in
 from .operation import unlabelled
+from .origins import CONSTANT_TABLE
 from .rules.pointwise import pointwise
 from .rules.registry import Entry, entry_of
 from .rules.uniform import met
@@ -78,9 +79,8 @@ class RuleMode(MetaMode):
             given = [x for place, x in enumerate(call.args) if place not in entry.reads_weights]
             call.tie(*(ids for x in tensors_in(given) if call.label(x).is_parameter for ids in call.axes(x)))
         constants = [label for label in labels if label.constant]
-        reads = entry.reads_weights is not None and not _is_depthwise(call)
-        if constants and (reads or _without_channels(call, operands)):
-            call.freeze(_COMPUTED, *(ids for label in constants for ids in label.axes))
+        if constants and (_reads_constants(call, entry, constants) or _without_channels(call, operands)):
+            call.freeze(CONSTANT_TABLE, *(ids for label in constants for ids in label.axes))
         constant = from_parameters and 0 < len(constants) == len(labels)
         table = constant and any(label.table for label in labels)
         if call.node is not None and any(_is_computed(call, place, entry) for place in entry.reads_weights or ()):
@@ -95,7 +95,7 @@ class RuleMode(MetaMode):
     def _dropped(self, call: Call, tensor: torch.Tensor, label: Label) -> Label:
         """Freeze the channels of a table, which carries none from here on."""
         if label.table:
-            call.freeze(_COMPUTED, *label.axes)
+            call.freeze(CONSTANT_TABLE, *label.axes)
             label = Label((None,) * tensor.dim(), uniform=label.uniform, factors=label.factors)
             self.state.labels.attach(tensor, label)
         return label
@@ -123,6 +123,15 @@ def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
     return any(x.numel() > 1 and all(ids is None for ids in call.axes(x)) for x in operands)
 
 
+def _reads_constants(call: Call, entry: Entry, constants: list[Label]) -> bool:
+    """Tell whether a product has constants in other places than that of an activation, as a first state has."""
+    if entry.reads_weights is None or _is_depthwise(call):
+        return False
+    factors = [call.label(call.args[place]) for place in entry.reads_weights]
+    is_state = len(factors) == 2 and constants == factors[:1] and all(factor.is_parameter for factor in factors)
+    return not is_state
+
+
 def _is_computed(call: Call, place: int, entry: Entry) -> bool:
     """Tell whether stored weights may make an argument; a layer's own, as a product of two."""
     linear = call.node is not None and canonical_call(call.node.target) in LINEAR
@@ -142,7 +151,6 @@ def _is_depthwise(call: Call) -> bool:
     return call.name == "convolution" and call.args[1].shape[1] == 1 < call.named("groups")
 
 
-_COMPUTED = "a buffer from which a table is computed"
 _FILLS = {"fill_", "zero_"}
 _ADDS, _SCALES = {"add", "add_", "sub", "sub_"}, {"mul", "div"}
 _TAKES = {

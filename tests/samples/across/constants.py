@@ -62,6 +62,14 @@ class _Knots(nn.Module):
         self.grid = nn.Parameter(KNOTS.clone(), requires_grad=False)
 
 
+def _steps(s, y):
+    """A recurrent cell over two tokens, from one state for all samples."""
+    state = s.k.h.expand(len(y), -1)
+    for at in range(2):
+        state = s.m(y[:, at], state)
+    return state[:, None].expand(-1, y.shape[1], -1)
+
+
 KNOTS = torch.linspace(-2, 2, 7).expand(8, -1)
 
 # fmt: off
@@ -91,4 +99,10 @@ tokens("product of frequencies and positions", lambda s, y: s.c(_outer(s, y)).re
 tokens("splines with stored knots", _splines, {"w": 6}, out=6, w=free(6, 8, 5), v=free(6, 8),
        k=Constants(grid=KNOTS.clone()), frozen="a buffer from which a table is computed")
 tokens("splines with knots of a parameter", _splines, {"w": 6, A: 8}, out=6, w=free(6, 8, 5), v=free(6, 8), k=_Knots())
+tokens("a stored first state", lambda s, y: s.m(y, s.k.h.expand(-1, y.shape[1], -1).contiguous())[0],
+       {A: 8, "m.weight_ih_l0": 6}, out=6, m=nn.GRU(8, 6), k=Constants(h=_drawn(1, 1, 6)))
+tokens("a stored first state of a cell", _steps, {A: 8, "m.weight_ih": 6}, out=6, m=nn.GRUCell(8, 6),
+       k=Constants(h=_drawn(6)))
+tokens("a grid that a layer reads", lambda s, y: s.c(y) + s.d(s.k.g), {A: 8, "c.weight": 6}, out=6, c=linear(8, 6),
+       d=linear(5, 6), k=Constants(g=_drawn(5)), frozen="a buffer from which a table is computed")
 tokens("positions that a constant has", lambda s, y: y[:, torch.eye(y.shape[1]).triu().nonzero()[:, 1]], {A: 8})
