@@ -14,7 +14,7 @@ import functools
 import itertools
 import linecache
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -50,8 +50,9 @@ def _is_between(frame: FrameType) -> bool:
 
 
 @contextlib.contextmanager
-def modules_by_identity(modules: Collection[nn.Module]) -> Iterator[None]:
+def modules_by_identity(model: nn.Module) -> Iterator[None]:
     """Let tables of modules, which PyTorch makes, ask none of them for its hash; code of the model may."""
+    modules = [module for _, module in model.named_modules(remove_duplicate=False)]
     kinds = {type(each) for each in modules if type(each).__hash__ is not object.__hash__}
     with contextlib.ExitStack() as stack:
         for kind in kinds:

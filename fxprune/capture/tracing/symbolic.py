@@ -30,7 +30,7 @@ from ..decompose import FUNCTIONS, decomposition, decomposition_for
 from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
 from .integers import sizes_recorded
-from .keys import modules_by_identity, of_model
+from .keys import of_model
 from .made_by_type import plain_type
 from .own_tensors import OwnTensor, check_no_weights, own_tensors_recorded
 from .placeholders import arguments, check_call, of_instance, with_hooks
@@ -97,9 +97,8 @@ class SymbolicTracer(fx.Tracer):
         through = functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
         own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
-        modules = [module for _, module in root.named_modules(remove_duplicate=False)]
-        self._in_tree = set(map(id, modules))
-        with modules_by_identity(modules), through, sizes_recorded(), self.modes.recording(root), custom, data_writes(_refuse_proxy), own, types:
+        self._in_tree = {id(module) for _, module in root.named_modules(remove_duplicate=False)}
+        with through, sizes_recorded(), self.modes.recording(root), custom, data_writes(_refuse_proxy), own, types:
             try:
                 graph = super().trace(root, concrete_args)
             finally:
