@@ -53,7 +53,7 @@ def _is_between(frame: FrameType) -> bool:
 def modules_by_identity(model: nn.Module) -> Iterator[None]:
     """Let tables of modules, which PyTorch makes, ask none of them for its hash; code of the model may."""
     modules = [module for _, module in model.named_modules(remove_duplicate=False)]
-    kinds = {type(each) for each in modules if type(each).__hash__ is not object.__hash__}
+    kinds = {kind for kind in map(type, modules) if kind.__hash__ != nn.Module.__hash__}
     with contextlib.ExitStack() as stack:
         for kind in kinds:
             for name in ("__hash__", "__eq__"):

@@ -15,7 +15,7 @@ from fxprune.arguments.guards import guard_equal, guard_tensor
 from fxprune.arguments.inputs import Inputs, names_by_place, tensors_of
 from fxprune.arguments.unfit import not_tensors
 from fxprune.errors import OptionError
-from fxprune.pytorch.torch_private import hooks_of, pytree
+from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree
 
 if TYPE_CHECKING:
     from .symbolic import SymbolicTracer
