@@ -1,4 +1,4 @@
-"""What may be asked of any object: one that raises an error for a question, or recurses, has no answer."""
+"""What any object may be asked: one that raises an error for a question has no answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_a(value: Any, kinds: Any) -> bool:
 
 
 def attribute_or(value: Any, name: str, otherwise: Any = None) -> Any:
-    """Return ``value.name``, or else ``otherwise`` if there is none or to read it fails."""
+    """Return an attribute of a value; ``otherwise`` if there is none or to read it fails."""
     try:
         return getattr(value, name)
     except Exception:  # a value may raise any
@@ -22,7 +22,7 @@ def attribute_or(value: Any, name: str, otherwise: Any = None) -> Any:
 
 
 def table_of(value: Any) -> dict[str, Any]:
-    """Return the table of a value's attributes; an empty one if it has none or says something else."""
+    """Return the table of a value's attributes; an empty one if it shows none."""
     found = attribute_or(value, "__dict__")
     return found if is_a(found, dict) else {}
 

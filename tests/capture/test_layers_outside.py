@@ -1,4 +1,4 @@
-"""A layer that is no part of the network is its operations, or is refused by its class if it has weights."""
+"""A layer outside of the network is its operations, or refused if it has weights."""
 
 from __future__ import annotations
 

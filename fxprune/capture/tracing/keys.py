@@ -51,9 +51,10 @@ def _is_between(frame: FrameType) -> bool:
 
 @contextlib.contextmanager
 def modules_by_identity(model: nn.Module) -> Iterator[None]:
-    """Let tables of modules, which PyTorch makes, ask none of them for its hash; code of the model may."""
+    """Let PyTorch's tables of modules ask none of them for its hash; code of the model may."""
     modules = [module for _, module in model.named_modules(remove_duplicate=False)]
-    kinds = {kind for kind in map(type, modules) if kind.__hash__ != nn.Module.__hash__}
+    plain: Any = object.__hash__
+    kinds = {kind for kind in map(type, modules) if kind.__hash__ is not plain}
     with contextlib.ExitStack() as stack:
         for kind in kinds:
             for name in ("__hash__", "__eq__"):

@@ -99,7 +99,7 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
 
 
 def check_no_weights(tracer: SymbolicTracer, module: nn.Module) -> None:
-    """Raise TraceError for a layer with weights that is no part of the model: nothing could prune or train them."""
+    """Raise TraceError for a layer with weights that is no part of the model."""
     if any(each is not None for each in tensor_tables(module)[0].values()):
         error = fx.proxy.TraceError(f"a {type(module).__name__} with weights is called that is no part of the network")
         error.add_note(
