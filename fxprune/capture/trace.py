@@ -35,6 +35,7 @@ from .overloads import choose_overloads, drop_sizes_stated_twice
 from .refusals import Failures
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
+from .tracing.keys import modules_by_identity
 from .tracing.recorder import ObjectAskedError
 from .tracing.registered_functions import keeps_functions
 from .tracing.symbolic import SymbolicTracer, reads_any
@@ -94,7 +95,7 @@ def captures(
     """
     found = _captures(model, example_inputs, decomposed, ways, check, outputs)
     while True:
-        with preserved(model):
+        with modules_by_identity(model), preserved(model):
             module = next(found, None)
         if module is None:
             return

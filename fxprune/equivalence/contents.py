@@ -26,6 +26,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
+from fxprune.common.objects import attribute_or, is_a, package_of, state_of, text_of
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.source import short
 from fxprune.pytorch.torch_private import versions_of
@@ -117,7 +118,7 @@ def line_naming(name: str, modules: Collection[nn.Module]) -> str:
         for step in dis.get_instructions(code):
             if step.argval == name and step.positions is not None:
                 return f"{short(code.co_filename)}:{step.positions.lineno}"
-        codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
+        codes += [each for each in code.co_consts if is_a(each, types.CodeType)]
     return ""
 
 
@@ -145,7 +146,8 @@ def _is_function(value: Any) -> TypeGuard[types.FunctionType]:
 
 def is_own(of: Any) -> bool:
     """Tell whether a class or function is of a package that a network may be written in."""
-    return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
+    package = package_of(of)
+    return package is not None and package not in _OTHERS
 
 
 def _described(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, str] | None) -> list[str]:
@@ -162,27 +164,27 @@ def _leaves(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, st
         if type(value) in _SINGLE:
             yield repr(value)
             continue
-        if isinstance(value, bytes):
+        if is_a(value, bytes):
             yield str(hash(value))
             continue
-        yield (value if isinstance(value, types.BuiltinFunctionType) else type(value)).__name__
+        yield (value if is_a(value, types.BuiltinFunctionType) else type(value)).__name__
         if names is not None:
             yield names[id(value)] if id(value) in names else _told_apart(value)
         if id(value) in seen:
             yield from () if names is None else (str(seen[id(value)][0]),)
-        elif names is not None and isinstance(value, nn.Module) and id(value) not in names:
+        elif names is not None and is_a(value, nn.Module) and id(value) not in names:
             seen[id(value)] = len(seen), value
             waiting.append(vars(value))
-        elif not isinstance(value, _OPAQUE):
+        elif not is_a(value, _OPAQUE):
             seen[id(value)] = len(seen), value  # so that no other gets its identity
             waiting += _parts(value)
 
 
 def _told_apart(value: Any) -> str:
     """Return what tells a value from others of its type, as long as both live."""
-    if isinstance(value, types.FunctionType):
+    if is_a(value, types.FunctionType):
         return str(id(value.__code__))
-    if not isinstance(value, torch.Tensor):
+    if not is_a(value, torch.Tensor):
         return "" if type(value) in _NESTS else f"{id(value)} {_value_of(value)}"
     written = f"{id(value)} {versions_of([value])}"
     if type(value) not in (torch.Tensor, nn.Parameter) or value.is_meta or value.layout != torch.strided:
@@ -196,7 +198,7 @@ def _told_apart(value: Any) -> str:
 def _value_of(value: Any) -> str:
     """Return what an object of Python holds; one that replaces it may get its identity."""
     with contextlib.suppress(Exception):
-        if type(value).__module__.partition(".")[0] in _OF_PYTHON:
+        if package_of(type(value)) in _OF_PYTHON:
             return repr(_stored(value, needed=False))
     return ""
 
@@ -207,36 +209,36 @@ def _parts(value: Any) -> list[Any]:
         return [*value, *value.values()]
     if type(value) in (list, tuple):
         return [*value]
-    if isinstance(value, types.FunctionType):
+    if is_a(value, types.FunctionType):
         held = [value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value) or None]
         return held + [scope[name] for scope, name in _named(value)] if is_own(value) else []
-    if isinstance(value, torch.Generator):
+    if is_a(value, torch.Generator):
         return [value.get_state().numpy().tobytes()]
-    if isinstance(value, contextvars.ContextVar):
+    if is_a(value, contextvars.ContextVar):
         return [value.get(None)]
-    if isinstance(value, io.IOBase):
+    if is_a(value, io.IOBase):
         return _position(value)
-    if isinstance(value, type):
+    if is_a(value, type):
         return [held for kind in value.__mro__ if is_own(kind) for _, held in attributes_of(kind)]
     kind: Any = next(each for each in type(value).__mro__ if not is_own(each))
-    parts = [type(value), object.__getstate__(value)] if kind is not type(value) else [getattr(value, "__dict__", None)]
+    parts = [type(value), state_of(value)] if kind is not type(value) else [attribute_or(value, "__dict__")]
     if kind is object:
         return parts
-    is_iterator = isinstance(value, Iterator)
-    if kind.__module__.partition(".")[0] not in _HOLDERS and not is_iterator:
+    is_iterator = is_a(value, Iterator)
+    if package_of(kind) not in _HOLDERS and not is_iterator:
         return parts if kind is not type(value) else []
-    if isinstance(value, dict):
+    if is_a(value, dict):
         return [*parts, *kind.keys(value), *kind.values(value)]
-    if isinstance(value, set | frozenset):
-        return [*parts, *sorted(value, key=lambda each: repr(each) if isinstance(each, (*_PLAIN, tuple)) else "")]
-    if isinstance(value, list | tuple | collections.deque):
+    if is_a(value, set | frozenset):
+        return [*parts, *sorted(value, key=lambda each: text_of(each) if is_a(each, (*_PLAIN, tuple)) else "")]
+    if is_a(value, list | tuple | collections.deque):
         return [*parts, *kind.__iter__(value)]
-    if isinstance(value, types.GeneratorType):
+    if is_a(value, types.GeneratorType):
         parts.append(None if value.gi_frame is None else value.gi_frame.f_lasti)
     held = gc.get_referents(value)
     # A hit changes which entry of a bounded cache is the latest, and no result.
-    parts += sorted(held, key=id) if isinstance(value, _CACHE) else held
-    if not isinstance(value, types.GeneratorType | types.CellType):
+    parts += sorted(held, key=id) if is_a(value, _CACHE) else held
+    if not is_a(value, types.GeneratorType | types.CellType):
         return [*parts, *_stored(value, needed=is_iterator)]
     return parts
 
@@ -264,7 +266,7 @@ def _named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]
     """Yield the global variables that a function names, of its module or one that it names."""
     names = names_in(function.__code__)
     there = map(function.__globals__.get, names)
-    for scope in (function.__globals__, *(vars(each) for each in there if isinstance(each, types.ModuleType))):
+    for scope in (function.__globals__, *(vars(each) for each in there if is_a(each, types.ModuleType))):
         if str(scope.get("__name__")).partition(".")[0] not in _OTHERS:
             yield from ((scope, name) for name in names if name in scope)
 
@@ -285,5 +287,5 @@ def reached(holders: Iterable[Any]) -> dict[types.FunctionType, list[tuple[dict[
 @functools.cache
 def names_in(code: types.CodeType) -> frozenset[str]:
     """Return the names that code looks up, also in functions inside it."""
-    inside = [names_in(each) for each in code.co_consts if isinstance(each, types.CodeType)]
+    inside = [names_in(each) for each in code.co_consts if is_a(each, types.CodeType)]
     return frozenset(code.co_names).union(*inside)

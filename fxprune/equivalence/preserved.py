@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.objects import is_a
 from fxprune.pytorch.modes import set_autocast
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import set_grad_enabled, storage_id, storage_owners, tensor_tables
@@ -106,11 +107,11 @@ def _tables(module: nn.Module) -> list[dict[str, Any]]:
 
 def _is_table(value: Any) -> bool:
     """Tell whether an attribute is a table of hooks or layers."""
-    return isinstance(value, collections.OrderedDict) or (isinstance(value, dict) and _holds_layers(value))
+    return is_a(value, collections.OrderedDict) or (is_a(value, dict) and _holds_layers(value))
 
 
 def _holds_layers(table: dict[Any, Any]) -> bool:
-    return any(isinstance(each, nn.Module) for each in held_by(table))
+    return any(is_a(each, nn.Module) for each in held_by(table))
 
 
 def _restore_table(table: dict[str, Any], names: list[str], values: list[Any]) -> None:

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from fxprune.common.objects import is_a, table_of
+
 from .contents import attributes_of, is_own, kinds_of, reached
 
 _MOST = 10_000  # containers
@@ -70,14 +72,14 @@ class Variables:
 
 def _is_of_call(value: Any, depth: int = 2) -> bool:
     """Tell whether a value is, or holds, a tensor, an array or a proxy."""
-    if issubclass(type(value), (torch.Tensor, np.ndarray, fx.Proxy)):
+    if is_a(value, (torch.Tensor, np.ndarray, fx.Proxy)):
         return True
-    return depth > 0 and isinstance(value, _CONTAINERS) and any(_is_of_call(each, depth - 1) for each in held_by(value))
+    return depth > 0 and is_a(value, _CONTAINERS) and any(_is_of_call(each, depth - 1) for each in held_by(value))
 
 
 def base_of(container: Any) -> Any:
     """Return the class of Python that a container is derived from, which does no more."""
-    return next(kind for kind in _CONTAINERS if isinstance(container, kind))
+    return next(kind for kind in _CONTAINERS if is_a(container, kind))
 
 
 def held_by(container: Any) -> list[Any]:
@@ -155,19 +157,19 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
     seen: dict[int, Any] = {}
     while values and len(seen) < _MOST:
         value = values.pop()
-        if id(value) in seen or isinstance(value, _OPAQUE):
+        if id(value) in seen or is_a(value, _OPAQUE):
             continue
         restores: list[Callable[[], None]] = []
-        if isinstance(value, dict):
+        if is_a(value, dict):
             inside, restores = held_by(value), [_of_table(value, always)]
-        elif isinstance(value, _SEQUENCES):
+        elif is_a(value, _SEQUENCES):
             inside, restores = held_by(value), [_of_sequence(value, always)]
         elif type(value) is tuple:
             inside = [*value]
-        elif isinstance(value, contextvars.ContextVar):
+        elif is_a(value, contextvars.ContextVar):
             inside, restores = [value.get(None)], [_of_context(value)]
         elif type(value) in (types.SimpleNamespace, threading.local) or is_own(type(value)):
-            table, slots = getattr(value, "__dict__", {}), _slots(value)
+            table, slots = table_of(value), _slots(value)
             inside = [*table.values(), *(_in_slot(each, value) for each in slots)]
             restores = [_of_table(table, always), *(_of_slot(each, value, always) for each in slots)]
         else:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.common.objects import is_a
 from fxprune.pytorch.torch_private import pytree
 
 # Values that do not change, so that a copy may share them.
@@ -54,13 +55,13 @@ def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = copied = []
         copied += [copy_attribute(each, memo) for each in value]
         return copied
-    if isinstance(value, nn.Module):
+    if is_a(value, nn.Module):
         return _copy_module(value, memo)
     if kind in _LOOKS:
         memo[id(value)] = look = getattr(copy_attribute(gc.get_referents(value)[0], memo), _LOOKS[kind])()
         return look
     for leaf in pytree.tree_leaves(value):
-        if isinstance(leaf, torch.Tensor) and not leaf.is_leaf:
+        if is_a(leaf, torch.Tensor) and not leaf.is_leaf:
             memo.setdefault(id(leaf), leaf.detach().clone())
     return copy.deepcopy(value, memo)
 

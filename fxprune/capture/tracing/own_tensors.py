@@ -98,6 +98,17 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
             tracer.held_elsewhere.clear()  # else they would stay until garbage is collected, and count as owners
 
 
+def check_no_weights(tracer: SymbolicTracer, module: nn.Module) -> None:
+    """Raise TraceError for a layer with weights that is no part of the model."""
+    if any(each is not None for each in tensor_tables(module)[0].values()):
+        error = fx.proxy.TraceError(f"a {type(module).__name__} with weights is called that is no part of the network")
+        error.add_note(
+            "Make it in `__init__` and keep it as an attribute of a module: weights that `forward` makes are never "
+            "trained, and a list or closure hides them."
+        )
+        raise tracer.refusal(error)
+
+
 class _Numbers(TorchDispatchMode):
     """A mode that refuses to compute with numbers of stored tensors, except while ``paused``."""
 

@@ -15,7 +15,7 @@ from fxprune.arguments.guards import guard_equal, guard_tensor
 from fxprune.arguments.inputs import Inputs, names_by_place, tensors_of
 from fxprune.arguments.unfit import not_tensors
 from fxprune.errors import OptionError
-from fxprune.pytorch.torch_private import hooks_of, pytree
+from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree
 
 if TYPE_CHECKING:
     from .symbolic import SymbolicTracer
@@ -140,3 +140,28 @@ def _argument(tracer: SymbolicTracer, name: str, value: Any, default: tuple[Any,
 
 def _index(key: Any) -> Any:
     return key.idx if isinstance(key, pytree.SequenceKey) else key.key
+
+
+def of_instance(root: nn.Module) -> Callable[..., Any]:
+    """Return the forward that was set on an instance, as a function of module and arguments."""
+    own = vars(root)["forward"]
+
+    @functools.wraps(own)
+    def forward(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return own(*args, **kwargs)
+
+    given = inspect.signature(own)
+    first = inspect.Parameter("root", inspect.Parameter.POSITIONAL_ONLY)
+    forward.__signature__ = given.replace(parameters=[first, *given.parameters.values()])  # type: ignore[attr-defined]
+    return forward
+
+
+def with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a forward in the hooks of its module, which see and change inputs and outputs."""
+
+    @functools.wraps(forward)
+    def called(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        vars(root)["forward"] = functools.partial(forward, root)
+        return call_with_hooks(root, *args, **kwargs)
+
+    return called

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import inspect
 import sys
 import types
 from collections import defaultdict
@@ -26,7 +24,7 @@ from fxprune.pytorch.data_writes import data_writes
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import stack_of
-from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree
+from fxprune.pytorch.torch_private import hooks_of, pytree
 
 from ..decompose import FUNCTIONS, decomposition, decomposition_for
 from .claimed_types import types_claimed
@@ -34,8 +32,8 @@ from .custom_functions import custom_functions_traced
 from .integers import sizes_recorded
 from .keys import of_model
 from .made_by_type import plain_type
-from .own_tensors import OwnTensor, own_tensors_recorded
-from .placeholders import arguments, check_call
+from .own_tensors import OwnTensor, check_no_weights, own_tensors_recorded
+from .placeholders import arguments, check_call, of_instance, with_hooks
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
 from .recorder import Recorder
 from .registered_functions import functions_traced
@@ -78,6 +76,7 @@ class SymbolicTracer(fx.Tracer):
         self.modes = Recorder(self)
         self.custom_functions: dict[str, None] = {}
         self.cached_functions: list[Any] = []  # those whose caches hold what is dynamic
+        self._in_tree: set[int] = set()  # identities of the modules of the model that is traced
         self._refused: Exception | None = None
         self._asked_at: CallSite | None = None  # where the refused number was asked for
         # Identity of a parameter or buffer -> it, and what stands for it in the tables of the model that is traced.
@@ -98,6 +97,7 @@ class SymbolicTracer(fx.Tracer):
         through = functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
         own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
+        self._in_tree = {id(module) for _, module in root.named_modules(remove_duplicate=False)}
         with through, sizes_recorded(), self.modes.recording(root), custom, data_writes(_refuse_proxy), own, types:
             try:
                 graph = super().trace(root, concrete_args)
@@ -167,12 +167,13 @@ class SymbolicTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace into a layer that hides widths; record its path for error messages.
 
-        A module without tensors that is not in the tree, as an activation made by the call, is its operations.
+        A module without weights that is not in the tree, as an activation made by the call, is its operations.
         """
         if type(m) is nn.Identity and [*map(type, args)] in ([list], [dict]) and not hooks_of(m):
             return args[0]  # the model may write into it
         inner = decomposition_for(m, args, kwargs)
-        if m not in (self.submodule_paths or {}) and next(iter(m.state_dict()), None) is None:
+        if id(m) not in self._in_tree:
+            check_no_weights(self, m)
             return forward(*args, **kwargs) if inner is None else inner(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
         if self.keeps(m, self.inside[-1]):
@@ -236,10 +237,10 @@ class SymbolicTracer(fx.Tracer):
         inner = decomposition(self.root) if is_module else None
         root_fn = root_fn if inner is None else inner
         if is_module and "forward" in vars(self.root):
-            root_fn = _of_instance(self.root)
+            root_fn = of_instance(self.root)
         globals_of = root_fn.__globals__
         if is_module and hooks_of(self.root):
-            root_fn = _with_hooks(root_fn)
+            root_fn = with_hooks(root_fn)
         positional, named = arguments(self, root_fn, self._inputs, self._given)
         if not named and root_fn.__globals__ is globals_of:
             return root_fn, [self.root, *positional]
@@ -258,31 +259,6 @@ _FILLS = frozenset({"new_full", "fill_", "full_like", torch.full, torch.full_lik
 def _as_number(value: Any) -> Any:
     known = isinstance(value, torch.Tensor) and not isinstance(value, fx.Proxy | nn.Parameter)
     return value.item() if known and value.dim() == 0 and not value.is_meta else value
-
-
-def _of_instance(root: nn.Module) -> Callable[..., Any]:
-    """Return the forward that was set on an instance, as a function of module and arguments."""
-    own = vars(root)["forward"]
-
-    @functools.wraps(own)
-    def forward(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return own(*args, **kwargs)
-
-    given = inspect.signature(own)
-    first = inspect.Parameter("root", inspect.Parameter.POSITIONAL_ONLY)
-    forward.__signature__ = given.replace(parameters=[first, *given.parameters.values()])  # type: ignore[attr-defined]
-    return forward
-
-
-def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a forward in the hooks of its module, which see and change inputs and outputs."""
-
-    @functools.wraps(forward)
-    def called(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        vars(root)["forward"] = functools.partial(forward, root)
-        return call_with_hooks(root, *args, **kwargs)
-
-    return called
 
 
 def reads_any(graph: fx.Graph, root: nn.Module, names: Iterable[str]) -> bool:

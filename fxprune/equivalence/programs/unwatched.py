@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from torch import Tensor, nn
 
 from fxprune.arguments.inputs import Inputs, run_on
+from fxprune.common.objects import attribute_or
 from fxprune.errors import kind_and_line
 from fxprune.pytorch.source import short
 from fxprune.pytorch.torch_private import pytree
@@ -34,7 +35,7 @@ class Tells:
         found = reached((*modules, *kinds_of(modules), *dict.fromkeys(each for each in held if is_own(each))))
         self._codes = [code for each in found if each.__name__ != "__init__" for code in _with_inner(each.__code__)]
         variables = [(name, scope[name]) for places in found.values() for scope, name in places]
-        self._aliases = frozenset(name for name, value in variables if _is_question(getattr(value, "__name__", "")))
+        self._aliases = frozenset(name for name, value in variables if _is_question(attribute_or(value, "__name__")))
 
     @functools.cached_property
     def asks(self) -> str:

@@ -1,0 +1,50 @@
+"""What any object may be asked: one that raises an error for a question has no answer."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import types
+from typing import Any
+
+
+def is_a(value: Any, kinds: Any) -> bool:
+    """Tell whether a value is of a class by its type, whatever it says of its ``__class__``."""
+    return issubclass(type(value), kinds)
+
+
+def attribute_or(value: Any, name: str, otherwise: Any = None) -> Any:
+    """Return an attribute of a value; ``otherwise`` if there is none or to read it fails."""
+    try:
+        return getattr(value, name)
+    except Exception:  # a value may raise any
+        return otherwise
+
+
+def table_of(value: Any) -> dict[str, Any]:
+    """Return the table of a value's attributes; an empty one if it shows none."""
+    found = attribute_or(value, "__dict__")
+    return found if is_a(found, dict) else {}
+
+
+def package_of(kind: Any) -> str | None:
+    """Return the package of a class or function; "" if it does not tell, None if it has none."""
+    found = attribute_or(kind, "__module__", "")
+    return found.partition(".")[0] if type(found) is str else None if found is None else ""
+
+
+def state_of(value: Any) -> Any:
+    """Return what an object of Python holds in attributes and slots, or all that it refers to."""
+    told = next((vars(kind)["__dict__"] for kind in type(value).__mro__ if "__dict__" in vars(kind)), None)
+    if told is None or type(told) is types.GetSetDescriptorType:  # else the class says what it likes
+        with contextlib.suppress(Exception):
+            return object.__getstate__(value)  # type: ignore[attr-defined]
+    return gc.get_referents(value)
+
+
+def text_of(value: Any) -> str:
+    """Return the text of a value; "" if it raises an error."""
+    try:
+        return repr(value)
+    except Exception:
+        return ""
