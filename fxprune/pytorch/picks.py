@@ -18,9 +18,11 @@ def filled(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a call, with numbers for tensors that pick a place by their own.
 
-    What a call returns has the same sizes for any ``place``.
+    What a call returns has the same sizes for any ``place``: one of a tensor, not one of a tuple of pieces.
     """
     at = _indices(node)
+    if node.target is operator.getitem and not isinstance(value(node.args[0]), torch.Tensor):
+        at = []
 
     def argument(each: fx.Node) -> Any:
         found = value(each)

@@ -13,7 +13,7 @@ from samples import SAMPLES, Net, conv, linear
 from torch import nn
 
 import fxprune
-from fxprune.errors import PlanError, RewriteError
+from fxprune.errors import CaptureError, PlanError, RewriteError
 from fxprune.passes.rewrite import calls as rewrite_calls
 from fxprune.passes.rewrite import site as rewrite_site
 from fxprune.passes.rewrite.graph import narrow_sizes
@@ -174,3 +174,10 @@ def test_a_plan_fits_only_the_stored_number_that_picked_its_channel():
     net.at.add_(1)
     with pytest.raises(PlanError, match="buffers hold other values"):
         fxprune.plan_for(net, plan)
+
+
+@pytest.mark.parametrize("index", [lambda y: y.new_tensor(1, dtype=torch.int64), lambda y: (y.mean() > 0).long()])
+def test_a_piece_that_a_tensor_picks_is_refused(index):
+    net = Net(lambda s, x: s.b((y := s.a(x)).split(4, 1)[index(y)]), a=conv(3, 8), b=conv(4, 4)).eval()
+    with pytest.raises(CaptureError, match="values of a tensor"):
+        fxprune.couple(net, (torch.randn(2, 3, 4, 4),))
