@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 
 import pytest
@@ -153,9 +154,68 @@ def test_a_branch_that_only_raises_is_a_check_in_the_graph(name):
         narrow(wrong)
 
 
-@pytest.mark.parametrize(
-    "branch", [lambda y: y * 2 if (y > 0).all() else y, lambda y: y if all([(y > 0).all()]) else y * 2]
-)
+def _tried(y):
+    try:
+        return _raised(y)
+    except ValueError:
+        return -y
+
+
+def _suppressed(y):
+    with contextlib.suppress(ValueError):
+        y = _raised(y) * 2
+    return y
+
+
+def _tried_inside(y):
+    if (y > 9).any():
+        try:
+            raise ValueError
+        except ValueError:
+            y = -y
+    return y
+
+
+def _asked(y):
+    class Held:
+        @property
+        def known(self):
+            if (y > 9).any():
+                raise AttributeError
+
+    return y * 2 if hasattr(Held(), "known") else y
+
+
+def _looped(y):
+    def halves(given):
+        while True:
+            given = given / 2
+            if (given < 9).all():
+                raise Small
+            yield given
+
+    with contextlib.suppress(Small):
+        for _ in halves(y):
+            y = y / 2
+    return y
+
+
+class Small(Exception):
+    """It ends a loop."""
+
+
+GOES_ON = {
+    "branch": lambda y: y * 2 if (y > 0).all() else y,
+    "call": lambda y: y if all([(y > 0).all()]) else y * 2,
+    "except": _tried,
+    "suppress": _suppressed,
+    "except inside": _tried_inside,
+    "hasattr": _asked,
+    "loop": _looped,
+}
+
+
+@pytest.mark.parametrize("branch", GOES_ON.values(), ids=GOES_ON)
 def test_a_branch_that_goes_on_is_no_check(branch):
     class Branches(Asking):
         def forward(self, x):
