@@ -98,12 +98,17 @@ class Channels:
             beside: the axis also holds positions without channels, of which other inputs have another number.
         """
         alone = not beside and self.alone(ids)
-        fresh = self.fresh(len(ids))
-        self._channels.union(fresh, ids)
-        self._origins.append((fresh, ids))
+        fresh = self.apart(ids)
         if not alone:
             for ends, place in zip(self._beside, (0, -1), strict=True):
                 ends.append(int(fresh[place]))
+        return fresh
+
+    def apart(self, ids: Ids) -> Ids:
+        """Make fresh ids of the same channels as ``ids``, for an axis that holds these only."""
+        fresh = self.fresh(len(ids))
+        self._channels.union(fresh, ids)
+        self._origins.append((fresh, ids))
         return fresh
 
     def alone(self, ids: Ids) -> bool:

@@ -59,14 +59,14 @@ def factors_behind(
     if behind is None:
         return [()] * len(operation.outs)
     results = zip(operation.outs, answer, strict=True)
-    return [_told(operation.channels, behind(operation, labels, out), axes) for out, axes in results]
+    return [told(operation.channels, behind(operation, labels, out), axes) for out, axes in results]
 
 
-def _told(channels: Channels, factors: Sequence[Factors], axes: Axes) -> tuple[Factors, ...]:
-    told = any(
-        max(found) > 0 and (ids is None or not channels.alone(ids)) for found, ids in zip(factors, axes, strict=False)
-    )
-    return tuple(factors) if told else ()
+def told(channels: Channels, factors: Sequence[Factors], axes: Axes) -> tuple[Factors, ...]:
+    """Return the factors of lengths; empty if none is fixed, except of channels alone."""
+    pairs = zip(factors, axes, strict=False)
+    known = any(max(found) > 0 and (ids is None or not channels.alone(ids)) for found, ids in pairs)
+    return tuple(factors) if known else ()
 
 
 def _viewed(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
@@ -125,10 +125,14 @@ def _met(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> li
             for x, label in operands
             if x.dim() >= behind and x.shape[-behind] == size
         ]
-        # Of two lengths that meet one may be 1, and become the other.
-        choose = min if size == 1 else max
-        found.append(choose(here, key=_share_known, default=(-size,)))
+        found.append(longest_known(here, size))
     return found
+
+
+def longest_known(lengths: Sequence[Factors], size: int) -> Factors:
+    """Return the length where some meet that are ``size`` here: one of 1 may become another."""
+    choose = min if size == 1 else max
+    return choose(lengths, key=_share_known, default=(-size,))
 
 
 def _expanded(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:

@@ -27,6 +27,7 @@ from fxprune.pytorch.torch_private import no_dispatch, pytree, storage_id, versi
 
 from .channels import Ids
 from .computed_weights import CapturedGraph
+from .einsum_lengths import settle_lengths
 from .labels import tensors_in
 from .lengths import freeze_cuts
 from .marks import Choices, Event
@@ -142,6 +143,7 @@ class _Interpreter(OnMeta):
         with noting as steps:
             value = super().run_node(n)
         self.state.freeze_views(self.env)
+        settle_lengths(n, value, self.env, self.state)
         self.state.lengths.note(n, value, self.env, self.state.labels)
         freeze_cuts(self.state.lengths, n, value, self.env, self.state.labels, self.state.marks)
         if is_opaque(n, self.submodules):

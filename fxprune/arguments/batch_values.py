@@ -1,23 +1,40 @@
 """The batch sizes between which a guard holds whose numbers grow unevenly with the batch.
 
-``ceil(x.shape[0] / 128)`` is computed for each batch from the sizes that do grow evenly: no run is needed.
+``ceil(x.shape[0] / 128)`` is computed for all batches at once from the sizes that do grow evenly: no run is needed.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
-_PURE: frozenset[Any] = frozenset({
-    operator.add, operator.sub, operator.mul, operator.neg, operator.mod, operator.floordiv, operator.truediv,
-    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.not_, operator.truth,
-    operator.and_, operator.or_, math.ceil, math.floor, math.trunc, bool, int, float, round, abs, min, max,
+# Floats and integers up to it are exact.
+_LARGEST = 2**53
+
+
+def _whole(rounded: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: rounded(x).astype(np.int64)
+
+
+# What code does to a number -> the same to those of all batches.
+_ARITHMETIC: frozenset[Any] = frozenset({
+    operator.add, operator.sub, operator.mul, operator.neg, operator.mod, operator.floordiv, operator.truediv, abs,
+    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge,
 })  # fmt: skip
+_UNARY: dict[Any, Callable[[Any], Any]] = {
+    math.ceil: _whole(np.ceil), math.floor: _whole(np.floor), math.trunc: _whole(np.trunc), int: _whole(np.trunc),
+    round: _whole(np.rint), float: lambda x: x.astype(np.float64), bool: lambda x: x != 0,
+    operator.truth: lambda x: x != 0, operator.not_: lambda x: x == 0,
+}  # fmt: skip
+_BINARY: dict[Any, Callable[[Any, Any], Any]] = {
+    operator.and_: operator.and_, operator.or_: operator.or_, min: np.minimum, max: np.maximum,
+}  # fmt: skip
 _CHUNKS = ("chunk", torch.chunk)
 _SPLITS = ("split", torch.split)
 
@@ -54,55 +71,79 @@ def held_between(
         given: the batch size of the example.
         most: the largest batch size that is looked at.
     """
-    value, expected = pair
-
-    def holds(batch: int) -> bool:
-        return bool(_number(value, evenly, batch) == _number(expected, evenly, batch))
-
+    batches = np.arange(1, most + 1)
     try:
-        if not holds(given):
-            return None
-        first, last = given, given
-        while first > 1 and holds(first - 1):
-            first -= 1
-        while last < most and holds(last + 1):
-            last += 1
+        with np.errstate(all="raise"):
+            value, expected = (_numbers(each, evenly, batches) for each in pair)
     except (_UnknownError, ArithmeticError):
         return None
-    return first, last
+    turned = 1 + np.flatnonzero(value != expected)
+    at = int(np.searchsorted(turned, given))
+    if given in turned[at : at + 1]:
+        return None
+    first = int(turned[at - 1]) + 1 if at else 1
+    return first, int(turned[at]) - 1 if at < len(turned) else most
 
 
-def is_whole(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batches: Iterable[int]) -> bool:
+def is_whole(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batches: Sequence[int]) -> bool:
     """Tell whether a call that cuts a tensor certainly returns one piece at these batch sizes."""
     try:
-        return all(_pieces(call, evenly, batch) == 1 for batch in batches)
+        with np.errstate(all="raise"):
+            return bool((_pieces(call, evenly, np.asarray(batches)) == 1).all())
     except (_UnknownError, ArithmeticError):
         return False
 
 
-def _number(value: Any, evenly: Callable[[Any], Sequence[Any] | None], batch: int) -> Any:
-    """Compute a number at a batch size."""
+def _numbers(value: Any, evenly: Callable[[Any], Sequence[Any] | None], batches: Any) -> Any:
+    """Compute a number at each batch size."""
     if not isinstance(value, fx.Node):
-        return value
+        if type(value) not in (bool, int, float) or abs(value) > _LARGEST:
+            raise _UnknownError
+        return np.full(len(batches), value)
     lines = evenly(value)
     if lines is not None and len(lines) == 1:
-        return int(lines[0][0] * batch + lines[0][1])
+        return _on_line(lines[0], batches)
     if is_cut(value) and isinstance(value.args[0], fx.Node):
-        return _pieces(value.args[0], evenly, batch)
-    if value.op != "call_function" or value.target not in _PURE or value.kwargs:
+        return _pieces(value.args[0], evenly, batches)
+    if value.op != "call_function" or value.kwargs:
         raise _UnknownError
-    return value.target(*(_number(each, evenly, batch) for each in value.args))  # type: ignore[operator]
+    return _computed(value.target, [_numbers(each, evenly, batches) for each in value.args])
 
 
-def _pieces(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batch: int) -> int:
-    """Count the pieces into which a call cuts a tensor."""
+def _computed(target: Any, given: Sequence[Any]) -> Any:
+    """Do to the numbers of all batches what a call does to one."""
+    if target in _ARITHMETIC:
+        given = [x.astype(np.int64) if x.dtype == bool else x for x in given]  # of which two make no sum
+        found = target(*given)
+        if not (np.abs(target(*(x.astype(np.float64) for x in given))) <= _LARGEST).all():
+            raise _UnknownError
+        return found
+    change: Callable[..., Any] | None = {1: _UNARY.get(target), 2: _BINARY.get(target)}.get(len(given))
+    if change is None:
+        raise _UnknownError
+    return change(*given)
+
+
+def _on_line(line: Sequence[Any], batches: Any) -> Any:
+    """Return ``int(slope * batch + offset)`` for each batch."""
+    slope, offset = line
+    whole = math.lcm(slope.denominator, offset.denominator)
+    grows, start = int(slope * whole), int(offset * whole)
+    if abs(grows) * int(batches[-1]) + abs(start) > _LARGEST:
+        raise _UnknownError
+    found = grows * batches + start
+    return np.sign(found) * (np.abs(found) // whole)
+
+
+def _pieces(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batches: Any) -> Any:
+    """Count the pieces into which a call cuts a tensor at each batch size."""
     by, dim, sizes = _cut(call, evenly)
     if sizes is None or not isinstance(dim, int):
         raise _UnknownError
-    by, length = _number(by, evenly, batch), int(sizes[dim][0] * batch + sizes[dim][1])
-    if type(by) is not int or by < 1 or length < 1:
+    by, length = _numbers(by, evenly, batches), _on_line(sizes[dim], batches)
+    if by.dtype != np.int64 or (by < 1).any() or (length < 1).any():
         raise _UnknownError
-    return math.ceil(length / (math.ceil(length / by) if call.target in _CHUNKS else by))
+    return -(-length // (-(-length // by) if call.target in _CHUNKS else by))
 
 
 def _cut(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None]) -> tuple[Any, Any, Sequence[Any] | None]:

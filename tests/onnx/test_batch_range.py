@@ -6,48 +6,18 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from helpers.unequal import narrow_snapped
-from samples.table import Net, conv, linear
+from helpers.batches import BOUNDS, IMAGES, deciding, narrowed, net, several
 
 import fxprune
 from fxprune.arguments.batches import BatchRange, batch_range, graph_batches
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture import capture
 from fxprune.passes.inspection import inspect_coupling
-from fxprune.passes.onnx import batches_of, check_onnx, eager_on_cpu, export_pt2, onnx_runner
-
-IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def several(s, x):
-    y = s.a(x) if x.shape[0] > 1 else x.repeat(1, 3, 1, 1)[:, :8]
-    return s.head(y.relu().mean((2, 3)))
+from fxprune.passes.onnx import batches_of, eager_on_cpu
 
 
 def exactly(s, x):
     return s.head(s.a(x).reshape(3, x.shape[0] // 3, 8, 8, 8).relu().mean((1, 3, 4)))
-
-
-def decided(s, x):
-    return s.head((s.a(x) if x.shape[0] == 3 else x[:, :1] + s.a(x)).relu().mean((2, 3)))
-
-
-def any_size(s, x):
-    return s.head(s.a(x).relu().mean((2, 3)))
-
-
-BOUNDS = {"any": any_size, "2 or more": several, "3 only": decided}
-
-
-def net(forward):
-    torch.manual_seed(0)
-    return Net(forward, a=conv(3, 8), head=linear(8, 4)).eval()
-
-
-def narrowed(coupling, model):
-    plan = fxprune.plan(coupling, keep=0.5, method="even")
-    return narrow_snapped(model, plan)
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
@@ -101,16 +71,10 @@ DECISIONS = {
     "twice as many": (lambda x, y: 2 * x.shape[0] - 1 >= 15, "1 to 7"),
     "even": (lambda x, y: x.shape[0] % 2 == 0, "3 only"),
     "one in eleven": (lambda x, y: x.shape[0] % 11 == 5, "1 to 4"),
+    "two truths": (lambda x, y: (x.shape[0] % 7 < 5) + (x.shape[0] % 5 < 4) == 2, "1 to 3"),
+    "a rest of zero": (lambda x, y: x.shape[0] % (x.shape[0] - 9) > -9, "3 only"),
     "a few of them": (lambda x, y: y[:50].shape[0] == x.shape[0], "3 only"),
 }
-
-
-def deciding(decide):
-    def forward(s, x):
-        y = s.a(x).relu()
-        return s.head((y * 2 if decide(x, y) else y - 1).mean((2, 3)))
-
-    return forward
 
 
 @pytest.mark.parametrize("case", DECISIONS)
@@ -120,42 +84,6 @@ def test_a_decision_at_any_batch_size_binds_the_batch(case):
     coupling = fxprune.couple(model, IMAGES)
     assert str(coupling.batch) == bound
     assert str(batches_of(eager_on_cpu(narrowed(coupling, model)), (IMAGES,))) == bound
-
-
-@pytest.mark.parametrize("case", ["many", "none of seven", "neither one nor seven"])
-def test_no_file_runs_at_a_batch_beyond_a_decision(case, tmp_path):
-    model = net(deciding(DECISIONS[case][0]))
-    narrow = narrowed(fxprune.couple(model, IMAGES), model)
-    report = fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx")
-    bound = DECISIONS[case][1]
-    assert f"batch: {bound}, since captured where " in str(report)
-    export_pt2(narrow, IMAGES, tmp_path / "x.pt2")
-    for read in (onnx_runner(tmp_path / "x.onnx"), torch.export.load(tmp_path / "x.pt2").module()):
-        for batch in map(int, bound.split(" to ")):
-            read(IMAGES.repeat(3, 1, 1, 1)[:batch])
-        for batch in (8, 9, 30, *[1] * bound.startswith("2")):
-            with pytest.raises(Exception, match=r"reshape|dimension|Guard failed|a batch of"):
-                read(IMAGES.repeat(10, 1, 1, 1)[:batch])
-
-
-def needless(s, x):
-    y = s.a(x)
-    scale = torch.arange(x.shape[2] * 8).to(y.dtype)[
-        None
-    ]  # one row for all samples, as the positions of language models
-    if x.shape[0] != scale.shape[0]:
-        scale = scale.expand(x.shape[0], -1)
-    scale = scale * (1 / 2 ** torch.arange(8)).repeat(8)  # a constant, of which each graph has a copy
-    return s.head((y * scale.reshape(-1, 1, 8, 8)).relu().mean((2, 3)))
-
-
-def test_a_branch_that_changes_nothing_for_one_sample_binds_no_batch(tmp_path):
-    model = net(needless)
-    coupling = fxprune.couple(model, IMAGES)
-    assert coupling.graph_module.meta["fxprune_capture"] == "concrete" and not coupling.batch.why
-    narrow = narrowed(coupling, model)
-    assert fxprune.verify(fxprune.snap(model, narrow.meta["plan"]), narrow, IMAGES, tolerance=1e-5).passed
-    assert fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx").errors.keys() == {1, 2, 3, 5}
 
 
 def shortened(s, x):
@@ -206,61 +134,6 @@ def test_a_literal_batch_is_found_without_a_guard():
     assert str(fxprune.couple(net(exactly), IMAGES).batch) == "3 only"
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-def test_the_onnx_file_has_the_bound_of_its_network(bound, tmp_path):
-    model = net(BOUNDS[bound])
-    narrow = narrowed(fxprune.couple(model, IMAGES), model)
-    report = fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx")
-    sizes = {"any": [1, 2, 3, 5], "2 or more": [2, 3, 5], "3 only": [3]}[bound]
-    assert list(report.errors) == sizes and report.max_rel_error < 1e-4
-    assert (f"batch: {bound}" in str(report)) == (bound != "any")
-    import onnx
-
-    stored = {each.key: each.value for each in onnx.load(tmp_path / "x.onnx").metadata_props}
-    assert stored.get("batch", "any") == bound
-    with torch.no_grad():
-        torch.testing.assert_close(onnx_runner(tmp_path / "x.onnx")(IMAGES)[0], narrow(IMAGES))
-
-
-def test_the_onnx_file_of_one_group_for_each_sample_has_the_batch_of_the_example(tmp_path):
-    def forward(s, x):
-        y, n = s.a(x), x.shape[0]
-        kernels = s.k(y.mean((2, 3))).view(n * 8, 1, 3, 3)
-        y = F.conv2d(y.reshape(1, n * 8, 8, 8), kernels, groups=n * 8)
-        return s.head(y.view(n, 8, 6, 6).mean((2, 3)))
-
-    model = Net(forward, a=conv(3, 8), k=linear(8, 72), head=linear(8, 4)).eval()
-    coupling = fxprune.couple(model, IMAGES)
-    narrow = narrowed(coupling, model)
-    report = fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx")
-    assert (str(coupling.batch), str(report.batch), list(report.errors)) == ("any", "3 only", [3])
-    assert "batch: 3 only, since an attribute of an ONNX operator" in str(report)
-    assert list(check_onnx(narrow, tmp_path / "x.onnx", IMAGES).errors) == [3]
-
-
-@pytest.mark.parametrize("bound", ["2 or more", "3 only"])
-def test_the_onnx_file_stops_below_its_bound(bound, tmp_path):
-    model = net(BOUNDS[bound])
-    narrow = narrowed(fxprune.couple(model, IMAGES), model)
-    fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx")
-    for optimise in (True, False):
-        with pytest.raises(Exception, match=r"cannot be reshaped|invalid dimensions"):
-            onnx_runner(tmp_path / "x.onnx", optimise=optimise)(IMAGES[:1])
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-def test_the_pt2_file_refuses_another_batch(bound, tmp_path):
-    model = net(BOUNDS[bound])
-    assert export_pt2(narrowed(fxprune.couple(model, IMAGES), model), IMAGES, tmp_path / "x.pt2") < 1e-4
-    read = torch.export.load(tmp_path / "x.pt2").module()
-    read(IMAGES)
-    if bound == "any":
-        read(IMAGES[:1])
-    else:
-        with pytest.raises((RuntimeError, AssertionError)):
-            read(IMAGES[:1])
-
-
 def test_nothing_is_known_where_inputs_share_no_batch():
     def forward(s, x, table):
         y = s.a(x) if x.shape[0] > 7 else s.a(x) * 2
@@ -303,31 +176,3 @@ def test_a_range_is_found_by_runs(takes, given, found):
             raise SpecialisedError("no, run where it is another")
 
     assert batch_range(run, given) == found
-
-
-GHOSTS = {  # as TabNet's ghost batch norm: batches of at most six samples at a time
-    3: ("1 to 6", "1 to 6"),
-    6: ("1 to 6", "1 to 6"),
-    8: ("8 to 12", "8 only"),
-}
-
-
-@pytest.mark.parametrize("given", GHOSTS)
-def test_a_batch_in_pieces_bounds_the_coupling_and_the_files(given, tmp_path):
-    def forward(s, x):
-        y = s.a(x)
-        return s.head(torch.cat([s.bn(piece) for piece in y.chunk(math.ceil(y.shape[0] / 6))]))
-
-    torch.manual_seed(0)
-    model = Net(forward, a=linear(6, 8), bn=torch.nn.BatchNorm1d(8), head=linear(8, 4)).eval()
-    inputs = torch.randn(given, 6)
-    coupling = fxprune.couple(model, inputs)
-    narrow = narrowed(coupling, model)
-    report = fxprune.export_onnx(narrow, inputs, tmp_path / "net.onnx", batches=(1, 2, 5, 6))
-    assert (str(coupling.batch), str(report.batch)) == GHOSTS[given]
-    run = onnx_runner(tmp_path / "net.onnx")
-    if given < 8:
-        assert sorted(report.errors) == [1, 2, 5, 6]
-        with pytest.raises(Exception, match="cannot be reshaped"):
-            run(torch.randn(7, 6))
-    export_pt2(narrow, inputs, tmp_path / "net.pt2", batches=(1, 2, 5, 6))

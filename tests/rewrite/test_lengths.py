@@ -91,6 +91,8 @@ def squeezed_in_place(s, z):
         (lambda s, y: squeezed_in_place(s, y.mean((2, 3), True)), (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.view(y.mean((2, 3)).squeeze()).softmax(0)[..., None, None], (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.shares(y.mean((2, 3)).squeeze())[..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: torch.einsum("bchw,bciw->bch", y, y).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
+        (lambda s, y: torch.einsum("bc...,...->bc...", y, y[0, 0]).flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
     ],
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
@@ -273,4 +275,21 @@ def test_heads_of_a_parameter_bind_no_batch():
     assert str(coupling.batch) == "any" and narrow.scale.shape == (16,)
     for batch in (1, 2, 5):
         x = torch.randn(batch, 3, 8)
+        torch.testing.assert_close(narrow(x), snapped(x))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_heads_of_an_einsum_bind_no_size(batch):
+    def forward(s, x):
+        z = torch.einsum("...hd,hod->...ho", s.a(x).unflatten(-1, (8, 4)), s.w).reshape(*x.shape[:2], -1)
+        z = z.view(*x.shape[:2], 2, -1).transpose(1, 2)
+        return s.head(((z @ z.mT).softmax(-1) @ z).transpose(1, 2).flatten(2))
+
+    net = Net(forward, a=linear(6, 32), w=free(8, 4, 4), head=linear(32, 4)).eval()
+    plan = fxprune.plan(fxprune.couple(net, torch.randn(batch, 5, 6)), method="even", keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert narrow.w.shape == (4, 4, 4)
+    for sizes in ((1, 5), (2, 7), (5, 1)):
+        x = torch.randn(*sizes, 6)
         torch.testing.assert_close(narrow(x), snapped(x))
