@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.arguments.batch_values import cuts_batch, held_between, is_cut, is_whole
+from fxprune.arguments.batch_values import cuts_batch, held_between, is_cut, is_cut_call, is_whole
 from fxprune.arguments.guards import guard_equal
 
 # The numbers of a graph (all values except tensors), and the sizes of tensors, in runs: batch size -> node -> value.
@@ -48,7 +48,7 @@ class Turns:
 
 def turning_points(graph: fx.Graph, numbers: Numbers, sizes: Numbers, given: int) -> Turns:
     """Find the batch sizes around which guards may turn, for an example of ``given`` samples."""
-    turns = _Turns(numbers, sizes)
+    turns = _Turns(graph, numbers, sizes)
     points: set[int] = set()
     for guard in graph.find_nodes(op="call_function", target=guard_equal):
         found = turns.of_guard(*guard.args[:2])
@@ -69,21 +69,36 @@ def cuts_of_batch(graph: fx.Graph, numbers: Numbers, sizes: Numbers, least: int)
 
     The range is from ``least`` to the largest run.
     """
-    turns, batches = _Turns(numbers, sizes), range(least, max(numbers) + 1)
+    turns, batches = _Turns(graph, numbers, sizes), range(least, max(numbers) + 1)
     return {call: is_whole(call, turns.evenly, batches) for call in graph.nodes if cuts_batch(call, turns.evenly)}
 
 
 class _Turns:
     """The turning points of what is computed from numbers; None: they are not known."""
 
-    def __init__(self, numbers: Numbers, sizes: Numbers) -> None:
+    def __init__(self, graph: fx.Graph, numbers: Numbers, sizes: Numbers) -> None:
         self._numbers, self._sizes = numbers, sizes
         self._known: dict[fx.Node, bool] = {}
+        # Between the runs, their sizes may be others than those on a line.
+        self._uneven: set[fx.Node] = set()
+        for node in graph.nodes:
+            if not self._is_number(node) and self._is_uneven(node):
+                self._uneven.add(node)
+
+    def _is_uneven(self, node: fx.Node) -> bool:
+        """Tell whether sizes of tensors come from a number that grows unevenly; pieces of a cut do not count."""
+        given = node.all_input_nodes
+        numbers = () if is_cut_call(node) else (n for n in given if self._is_number(n))
+        return any(n in self._uneven for n in given) or any(
+            not self._is_constant(n) and self._lines(n) is None for n in numbers
+        )
 
     def evenly(self, value: Any) -> list[_Line] | None:
         """Describe how a number, or the sizes of a tensor, grow with the batch; None: not evenly."""
         if any(value not in run for run in self._sizes.values()):
             return self._lines(value)
+        if value in self._uneven:
+            return None
         return _fitted([(batch, [*run[value]]) for batch, run in self._sizes.items()])
 
     def of_guard(self, value: Any, expected: Any) -> set[int] | None:
@@ -138,7 +153,8 @@ class _Turns:
         if not isinstance(value, fx.Node):
             return True
         if value not in self._known:
-            if is_cut(value):  # how many pieces there are hangs on a size of a tensor
+            # How many pieces there are hangs on a size of a tensor.
+            if is_cut(value) or not self._uneven.isdisjoint(value.all_input_nodes):
                 return False
             seen = [run.get(value) for run in self._numbers.values()]
             parts = [n for n in value.all_input_nodes if any(n in run for run in self._numbers.values())]
@@ -160,7 +176,7 @@ class _Turns:
         if isinstance(value, (tuple, list)):
             parts = [self._lines(part) for part in value]
             return None if None in parts else [line for part in parts for line in part or ()]
-        if is_cut(value):
+        if is_cut(value) or (isinstance(value, fx.Node) and not self._uneven.isdisjoint(value.all_input_nodes)):
             return None
         if not self._is_constant(value):
             even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN) or self._is_whole(value)

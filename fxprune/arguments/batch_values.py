@@ -39,13 +39,14 @@ _CHUNKS = ("chunk", torch.chunk)
 _SPLITS = ("split", torch.split)
 
 
-def _cuts(call: Any) -> bool:
+def is_cut_call(call: Any) -> bool:
+    """Tell whether a node cuts a tensor into pieces."""
     return isinstance(call, fx.Node) and call.target in (*_CHUNKS, *_SPLITS)
 
 
 def cuts_batch(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None]) -> bool:
     """Tell whether a call cuts a tensor along an axis that grows with the batch, or may."""
-    if not _cuts(call):
+    if not is_cut_call(call):
         return False
     _, dim, sizes = _cut(call, evenly)
     return sizes is None or not isinstance(dim, int) or sizes[dim][0] != 0
@@ -53,7 +54,7 @@ def cuts_batch(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None]) -> 
 
 def is_cut(value: Any) -> bool:
     """Tell whether a value is the number of pieces into which a tensor is cut."""
-    return isinstance(value, fx.Node) and value.target is len and _cuts(value.args[0])
+    return isinstance(value, fx.Node) and value.target is len and is_cut_call(value.args[0])
 
 
 class _UnknownError(Exception):

@@ -99,17 +99,20 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
     run = partial(_run, module, to_meta(module), inputs)
     if len(samples) != 1:
         return BatchRange(why="the inputs share no size along axis 0", known=False)
-    (given,) = samples
+    (example,) = samples
+    given = example
     try:
-        run(given)
+        run(example)
     except Exception as error:  # what runs at no size says nothing of the batch
-        return BatchRange(given, given, f"the graph does not run without numbers: {first_line(error)}")
+        return BatchRange(example, example, f"the graph does not run without numbers: {first_line(error)}")
     # Where a size is a literal of the graph, another batch fails in an operation.
     bound = batch_range(run, given, refusals=(Exception,))
     if bound.fixed and given > 2 and not _refusal(run, given - 1, (Exception,)):  # the example is the largest one
         given -= 1
         bound = batch_range(run, given, refusals=(Exception,))
-    if bound.fixed or not module.graph.find_nodes(op="call_function", target=guard_equal):
+    if bound.fixed:
+        return BatchRange(example, example, bound.why)
+    if not module.graph.find_nodes(op="call_function", target=guard_equal):
         return bound
     most = _MANY
     while True:
@@ -117,10 +120,10 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
         try:
             numbers, sizes = _probed(run, (given, given + 1, most))
         except Exception as error:
-            return BatchRange(given, given, first_line(error))
+            return BatchRange(example, example, first_line(error))
         turns = turning_points(module.graph, numbers, sizes, given)
         if turns.unknown is not None:
-            return BatchRange(given, given, f"captured where {turns.unknown.args[2]} was {turns.unknown.args[1]}")
+            return BatchRange(example, example, f"captured where {turns.unknown.args[2]} was {turns.unknown.args[1]}")
         if not turns.last:
             break
         if turns.last > given + 1:
@@ -130,7 +133,7 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
         else:  # all of these ran
             least = bound.least if given <= 2 else given
             return BatchRange(least, turns.last, _refusal(run, turns.last + 1, (Exception,)))
-    return _tried(partial(_refusal, run, refusals=(Exception,)), bound, turns.points, given, most)
+    return _tried(partial(_refusal, run, refusals=(Exception,)), bound, turns.points, (example, given, most))
 
 
 def leave_whole(module: fx.GraphModule, inputs: Inputs, bound: BatchRange) -> bool:
@@ -172,13 +175,19 @@ def _probed(run: Callable[..., OnMeta], batches: Sequence[int]) -> tuple[Numbers
     return {b: each.numbers for b, each in runs.items()}, {b: each.sizes for b, each in runs.items()}
 
 
-def _tried(refusal: Callable[[int], str], bound: BatchRange, points: set[int], given: int, most: int) -> BatchRange:
-    """Bound a range by runs around the places where guards turn, up to ``most`` or any batch."""
+def _tried(
+    refusal: Callable[[int], str], bound: BatchRange, points: set[int], runs: tuple[int, int, int]
+) -> BatchRange:
+    """Bound a range by runs around the places where guards turn.
+
+    ``runs`` are the batch sizes of the example and of the least and the largest run; past ``_MANY`` any batch holds.
+    """
+    example, given, most = runs
     last, ends = given + 1, {most} if most == _MANY else {most, most + 1}
     for batch in sorted({*ends, *(point for point in points if bound.holds(point) and point <= most)}):
         if why := refusal(batch):
             if batch <= last:
-                return BatchRange(given, given, why)
+                return BatchRange(example, example, why)
             return BatchRange(bound.least, last, ", and ".join(dict.fromkeys(filter(None, (bound.why, why)))))
         last = max(last, batch)
     return bound

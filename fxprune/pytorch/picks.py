@@ -21,7 +21,8 @@ def filled(
     What a call returns has the same sizes for any ``place``: one of a tensor, not one of a tuple of pieces.
     """
     at = _indices(node)
-    if node.target is operator.getitem and not isinstance(value(node.args[0]), torch.Tensor):
+    given = node.args[0] if node.args else None
+    if node.target is operator.getitem and not (isinstance(given, fx.Node) and isinstance(value(given), torch.Tensor)):
         at = []
 
     def argument(each: fx.Node) -> Any:
