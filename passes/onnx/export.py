@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from torch import nn
 
-from fxprune.arguments.batches import ANY_BATCH, BatchRange
+from fxprune.arguments.batches import ANY_BATCH, BatchRange, admitted
 from fxprune.arguments.inputs import batch_of
 from fxprune.common.files import named_in_errors, written_with_weights
 from fxprune.common.silence import silenced
@@ -139,7 +139,7 @@ def export_onnx(
     graph = program.model.graph
     names, outputs = (tuple(str(value.name) for value in values) for values in (graph.inputs, graph.outputs))
     del program, graph  # they hold a second graph of the network
-    agreement = check_onnx(eager, path, inputs, tolerance=tolerance, batches=batches)
+    agreement = check_onnx(eager, path, inputs, tolerance=tolerance, batches=admitted(batches, bound))
     return ExportReport(path, opset, size, agreement.errors, agreement.same_argmax, names, outputs, bound)
 
 

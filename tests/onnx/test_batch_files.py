@@ -136,3 +136,11 @@ def test_a_batch_in_pieces_bounds_the_coupling_and_the_files(given, tmp_path):
         with pytest.raises(Exception, match="cannot be reshaped"):
             run(torch.randn(7, 6))
     export_pt2(narrow, inputs, tmp_path / "net.pt2", batches=(1, 2, 5, 6))
+
+
+def test_a_file_is_checked_at_the_batches_that_it_takes(tmp_path):
+    model = Net(lambda s, x: s.b(torch.cat([*s.a(x).split(4)])), a=linear(6, 8), b=linear(8, 4)).eval()
+    inputs = torch.randn(3, 6)
+    narrow = narrowed(fxprune.couple(model, inputs), model)
+    report = fxprune.export_onnx(narrow, inputs, tmp_path / "net.onnx")
+    assert (str(report.batch), sorted(report.errors)) == ("1 to 4", [1, 2, 3])

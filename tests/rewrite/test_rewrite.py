@@ -176,8 +176,9 @@ def test_a_plan_fits_only_the_stored_number_that_picked_its_channel():
         fxprune.plan_for(net, plan)
 
 
-@pytest.mark.parametrize("index", [lambda y: y.new_tensor(1, dtype=torch.int64), lambda y: (y.mean() > 0).long()])
+@pytest.mark.parametrize("index", [lambda s, y: s.at, lambda s, y: s.at + 0, lambda s, y: (y.mean() > 0).long()])
 def test_a_piece_that_a_tensor_picks_is_refused(index):
-    net = Net(lambda s, x: s.b((y := s.a(x)).split(4, 1)[index(y)]), a=conv(3, 8), b=conv(4, 4)).eval()
+    net = Net(lambda s, x: s.b((y := s.a(x)).split(4, 1)[index(s, y)]), a=conv(3, 8), b=conv(4, 4)).eval()
+    net.register_buffer("at", torch.tensor(1))
     with pytest.raises(CaptureError, match="values of a tensor"):
         fxprune.couple(net, (torch.randn(2, 3, 4, 4),))
