@@ -85,7 +85,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """``failed``, ``nothing merges``, ``coupled``, ``exact`` (and exported), ``batch bound``, or ``folded``."""
+        """How the check of the network ended, in a word or two."""
         if self.error:
             return "failed"
         if self.groups == 0:

@@ -108,7 +108,7 @@ class Origins:
         self._freeze_lone_constants(marks)
 
     def _freeze_lone_constants(self, marks: Marks) -> None:
-        """Freeze constants whose channels are no rows of a parameter, as of a grid: no training moves any of them."""
+        """Freeze constants whose channels are no rows of a parameter, as a grid's are."""
         of_constants, of_parameters = list[Ids](), [np.empty(0, np.int64)]
         for name, origin in self.found.items():
             (of_constants if name in self._constants else of_parameters).extend(x for x in origin.axes if x is not None)

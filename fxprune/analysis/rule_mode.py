@@ -124,7 +124,7 @@ def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
 
 
 def _reads_constants(call: Call, entry: Entry, constants: list[Label]) -> bool:
-    """Tell whether a product has constants in other places than that of an activation, as a first state has."""
+    """Tell whether a product has constants in other places than that of a first state."""
     if entry.reads_weights is None or _is_depthwise(call):
         return False
     factors = [call.label(call.args[place]) for place in entry.reads_weights]

@@ -86,7 +86,7 @@ class _Turns:
                 self._uneven.add(node)
 
     def _is_uneven(self, node: fx.Node) -> bool:
-        """Tell whether sizes of tensors come from a number that grows unevenly; pieces of a cut do not count."""
+        """Tell whether sizes come from a number that grows unevenly; pieces do not count."""
         given = node.all_input_nodes
         numbers = () if is_cut_call(node) else (n for n in given if self._is_number(n))
         return any(n in self._uneven for n in given) or any(

@@ -73,7 +73,7 @@ DECISIONS = {
     "one in eleven": (lambda x, y: x.shape[0] % 11 == 5, "1 to 4"),
     "two truths": (lambda x, y: (x.shape[0] % 7 < 5) + (x.shape[0] % 5 < 4) == 2, "1 to 3"),
     "a rest of zero": (lambda x, y: x.shape[0] % (x.shape[0] - 9) > -9, "3 only"),
-    "the largest of them": (lambda x, y: x.shape[0] % 4 > 0 and x.shape[0] ** 2 < 10, "3 only"),
+    "a rest as a truth": (lambda x, y: bool(x.shape[0] % 4), "3 only"),
     "a part by a number that is not even": (
         lambda x, y: y[: x.shape[0] - (x.shape[0] % 11 == 0)].shape[0] == x.shape[0],
         "3 only",

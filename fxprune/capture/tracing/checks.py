@@ -63,7 +63,7 @@ def _is_handled(code: CodeType, instruction: int) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _passes(code: CodeType, instruction: int) -> tuple[bool | None, tuple[str, ...]]:
-    """Return the answer with which code goes on where the other raises an error, or None; and names in that."""
+    """Return the answer with which code goes on, if the other raises an error, and its names."""
     steps = [step for step in dis.get_instructions(code) if step.opname not in _IDLE or step.offset == instruction]
     place = next(n for n, step in enumerate(steps) if step.offset == instruction)
     place += steps[place].opname == "TO_BOOL"
@@ -79,8 +79,8 @@ def _passes(code: CodeType, instruction: int) -> tuple[bool | None, tuple[str, .
 
 
 def _raised(code: CodeType, steps: list[dis.Instruction]) -> tuple[str, ...]:
-    """Return the names that code reads until it raises an error; none if it branches, or does not."""
-    names = []
+    """Return the names that code reads until it raises an error; none if it does not."""
+    names = list[str]()
     for step in steps:
         if step.opname == "RAISE_VARARGS":
             return () if _is_handled(code, step.offset) else (*names,)
