@@ -139,6 +139,8 @@ def _on_line(line: Sequence[Any], batches: Any) -> Any:
 def _pieces(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batches: Any) -> Any:
     """Count the pieces into which a call cuts a tensor at each batch size."""
     by, dim, sizes = _cut(call, evenly)
+    if isinstance(by, (tuple, list)):  # the lengths of all pieces
+        return np.full(len(batches), len(by))
     if sizes is None or not isinstance(dim, int):
         raise _UnknownError
     by, length = _numbers(by, evenly, batches), _on_line(sizes[dim], batches)

@@ -49,6 +49,7 @@ DECISIONS = {
         lambda x, y: len(torch.cat([*x.chunk((x.shape[0] + 15) // 16)][:1]).chunk(-(-x.shape[0] // 8))) == 1,
         "1 to 8",
     ),
+    "pieces of channels": (lambda x, y: len(y.chunk(2, 1)) == 2, "any"),
     "pieces of an image": (lambda x, y: len(y.chunk(2, 2)) == 2, "any"),
     "size of an image": (lambda x, y: x.shape[2] > 4, "any"),
     "whole windows of an image": (lambda x, y: x.shape[2] % 4 == 0, "any"),
