@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.pages import fill
+from fxprune.arguments.batches import ANY_BATCH
 
 from .classes import EntryPoint
 from .journal import known_at
@@ -92,7 +93,7 @@ def chapter(
     return {
         "summary": [*_summary(results, expected, sources), *more],
         "failed": [*_failures(results)],
-        "bound": [(each.model, each.batches) for each in results if each.verdict == "batch bound"],
+        "bound": [(each.model, each.batches) for each in results if each.batches not in (None, str(ANY_BATCH))],
         "low": [*_low(results)],
         "reasons": [(r.why, f"{r.weights:,}", str(r.models), r.dearest) for r in reasons(results)[:40]],
         "networks": [],

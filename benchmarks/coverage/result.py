@@ -90,7 +90,7 @@ class Result:
             return "failed"
         if self.groups == 0:
             return "nothing merges"
-        if self.batches not in (None, str(ANY_BATCH)):
+        if self.batches not in (None, str(ANY_BATCH)) and not self.batches.startswith("1 to "):
             return "batch bound"
         return {"couple": "coupled", "exact": "exact", "onnx": "exact, exported", "fold": "folded"}[self.depth]
 

@@ -82,3 +82,6 @@ def test_a_network_that_takes_some_batches_only_is_bound(networks):
     text = page(list(networks.values()), {"one/a": bound}, bound.digest)
     for line in ("| one | 2 | 0 | 1 | 0 | 1 |", "### Equal, but not at every batch", "| one/a | 2 only |"):
         assert line in text, text
+    dynamic = result("one/a", depth="exact", error64=1e-15, batches="1 to 63")
+    text = page(list(networks.values()), {"one/a": dynamic}, bound.digest)
+    assert "| one | 2 | 1 | 0 | 0 | 1 |" in text and "| one/a | 1 to 63 |" in text
