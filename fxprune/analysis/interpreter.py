@@ -18,8 +18,8 @@ from fxprune.arguments.unfit import unfit
 from fxprune.errors import CaptureError, FxpruneError, asks_values, first_line
 from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.meta.constants import stays, value_of
+from fxprune.pytorch.meta.picks import filled
 from fxprune.pytorch.modules import device_of, to_meta, unlike_meta
-from fxprune.pytorch.picks import filled
 from fxprune.pytorch.rewritable import calls_function, is_foreign, is_opaque, is_rewritable, reads_widths, runs_own_code
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import source_of
@@ -27,9 +27,8 @@ from fxprune.pytorch.torch_private import no_dispatch, pytree, storage_id, versi
 
 from .channels import Ids
 from .computed_weights import CapturedGraph
-from .einsum_lengths import settle_lengths
 from .labels import tensors_in
-from .lengths import freeze_cuts
+from .lengths import freeze_cuts, settle_lengths
 from .marks import Choices, Event
 from .rule_mode import RuleMode
 from .state import AnalysisState
@@ -143,7 +142,7 @@ class _Interpreter(OnMeta):
         with noting as steps:
             value = super().run_node(n)
         self.state.freeze_views(self.env)
-        settle_lengths(n, value, self.env, self.state)
+        settle_lengths(n, value, self.env, self.state.channels, self.state.labels)
         self.state.lengths.note(n, value, self.env, self.state.labels)
         freeze_cuts(self.state.lengths, n, value, self.env, self.state.labels, self.state.marks)
         if is_opaque(n, self.submodules):

@@ -31,7 +31,7 @@ class Label:
         constant: it depends on buffers only: numbers that no training moves.
         table: it is a buffer of several axes, which has channels only where it is added to some, or filters each.
         uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniform`), or None; empty: none do.
-        factors: per axis, the factors of its length (:mod:`fxprune.analysis.fixed_lengths`); empty: all may change.
+        factors: per axis, the factors of its length (:mod:`fxprune.analysis.lengths.fixed`); empty: all may change.
     """
 
     axes: Axes

@@ -14,8 +14,8 @@ from fxprune.pytorch.rewritable import CallTarget, computes_sizes
 from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
 
 from .channels import Axes, Channels, Ids
-from .fixed_lengths import factors_of, is_fixed
 from .labels import Label, tensors_in
+from .lengths import factors_of, is_fixed
 from .state import AnalysisState
 
 

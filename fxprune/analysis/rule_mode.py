@@ -14,8 +14,8 @@ from fxprune.pytorch.torch_private import fills_given, memory_of, op_arguments
 
 from .call import Call
 from .channels import Axes
-from .fixed_lengths import factors_behind
 from .labels import Label, tensors_in
+from .lengths import factors_behind
 from .operation import unlabelled
 from .origins import CONSTANT_TABLE
 from .rules.pointwise import pointwise

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.pytorch.meta.picks import filled
 from fxprune.pytorch.modules import unlike_meta
-from fxprune.pytorch.picks import filled
 
 
 class OnMeta(fx.Interpreter):

@@ -9,7 +9,7 @@ from helpers.lengths import lengths_told, runs_at
 from samples import Net, conv
 
 import fxprune
-from fxprune.analysis.fixed_lengths import is_fixed
+from fxprune.analysis.lengths.fixed import is_fixed
 
 SIZES = (2, 3, 10, 14), (3, 3, 15, 21)
 FILTER = torch.ones(8, 8, 3, 3)

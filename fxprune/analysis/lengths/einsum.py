@@ -15,16 +15,15 @@ from torch import fx
 
 from fxprune.pytorch.rewritable import canonical_call
 
-from .fixed_lengths import factors_of, is_fixed, longest_known, told
-from .labels import tensors_in
-from .state import AnalysisState
+from ..channels import Channels
+from ..labels import Labels, tensors_in
+from .fixed import factors_of, is_fixed, longest_known, told
 
 
-def settle_lengths(node: fx.Node, value: Any, env: Mapping[fx.Node, Any], state: AnalysisState) -> None:
+def settle_lengths(node: fx.Node, value: Any, env: Mapping[fx.Node, Any], channels: Channels, labels: Labels) -> None:
     """Give the result of an einsum the lengths that its letters tell; ``env`` has its operands."""
     if canonical_call(node.target) is not torch.einsum or not isinstance(node.args[0], str):
         return
-    channels, labels = state.channels, state.labels
     operands = tensors_in(fx.map_arg(node.args, env.__getitem__))
     *given, result = letters_of(node.args[0], [*(x.dim() for x in operands), value.dim()])
     known = [

@@ -18,10 +18,10 @@ from torch import fx
 from fxprune.pytorch.meta.constants import MASKS, value_of
 from fxprune.pytorch.rewritable import PADS, PUTS, VIEWS, canonical_call, positional, put_names, reads_sizes, takes_all
 
-from .channels import Channels, Ids
-from .fixed_lengths import factors_of, is_fixed
-from .labels import Label, Labels, tensors_in
-from .marks import Marks
+from ..channels import Channels, Ids
+from ..labels import Label, Labels, tensors_in
+from ..marks import Marks
+from .fixed import factors_of, is_fixed
 
 
 class LayerInputs:

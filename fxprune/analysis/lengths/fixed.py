@@ -15,11 +15,11 @@ import torch
 from fxprune.pytorch.rewritable import EXPANSIONS, canonical_call
 from fxprune.pytorch.view_factors import ones_beside, view_factors
 
-from .labels import Factors, Label, tensors_in
+from ..labels import Factors, Label, tensors_in
 
 if TYPE_CHECKING:
-    from .channels import Axes, Channels
-    from .operation import Operation
+    from ..channels import Axes, Channels
+    from ..operation import Operation
 
 
 def factors_of(channels: Channels, label: Label, sizes: Sequence[int]) -> list[Factors]:

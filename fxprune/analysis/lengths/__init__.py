@@ -1,0 +1,5 @@
+"""Which lengths of axes are one number for all inputs, and what hangs on those that are not."""
+
+from .einsum import settle_lengths
+from .fixed import factors_behind, factors_of, is_fixed
+from .inputs import InputLengths, LayerInputs, bounds_at, freeze_cuts
