@@ -7,8 +7,8 @@ import dis
 import functools
 from types import CodeType, FrameType
 
+import torch
 from torch import fx, nn
-from torch.utils import _contextlib
 
 from fxprune.pytorch.source import is_tracing_code, line_of
 from fxprune.pytorch.torch_private import assert_tensor
@@ -19,7 +19,7 @@ _JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
 # Errors that Python itself handles: in loops, `hasattr` and `getattr`.
 _ANSWERS = (AttributeError, LookupError, StopIteration, StopAsyncIteration)
 # Code of PyTorch around that of a model, which handles errors only to raise them again.
-_AROUND = frozenset({nn.Module.__call__.__code__.co_filename, _contextlib.__file__})
+_AROUND = frozenset({nn.Module.__call__.__code__.co_filename, torch.no_grad.__call__.__code__.co_filename})
 
 
 def check(proxy: fx.Proxy, asker: FrameType) -> bool | None:
