@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import itertools
 import types
 from typing import Any
+
+_CACHE: Any = type(functools.lru_cache(len))
 
 
 def is_a(value: Any, kinds: Any) -> bool:
@@ -40,6 +44,29 @@ def state_of(value: Any) -> Any:
         with contextlib.suppress(Exception):
             return object.__getstate__(value)  # type: ignore[attr-defined]
     return gc.get_referents(value)
+
+
+def held_by(value: Any) -> list[Any]:
+    """Return what a value refers to; the entries of a bounded ``lru_cache`` stand as in its table.
+
+    Python has them in order of use, each from its key on; a hit changes that order alone.
+    """
+    held = gc.get_referents(value)
+    if not is_a(value, _CACHE):
+        return held
+    kind, *held = held
+    end = next((place for place, each in enumerate(held) if _is_table(each)), 0)
+    if not end:
+        return [kind, *held]
+    order = {id(key): place for place, key in enumerate(held[end])}
+    step = max(1, end // len(order))
+    entries = [held[start : start + step] for start in range(0, end, step)]
+    entries.sort(key=lambda entry: order.get(id(entry[0]), 0))
+    return [kind, *itertools.chain(*entries), *held[end:]]
+
+
+def _is_table(value: Any) -> bool:
+    return type(value) is dict and {type(link).__name__ for link in value.values()} == {"_lru_list_elem"}
 
 
 def text_of(value: Any) -> str:

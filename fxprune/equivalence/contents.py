@@ -12,7 +12,6 @@ import contextlib
 import contextvars
 import dis
 import functools
-import gc
 import hashlib
 import io
 import itertools
@@ -26,7 +25,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from fxprune.common.objects import attribute_or, is_a, package_of, state_of, text_of
+from fxprune.common.objects import attribute_or, held_by, is_a, package_of, state_of, text_of
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.source import short
 from fxprune.pytorch.torch_private import versions_of
@@ -44,7 +43,6 @@ _HOLDERS = frozenset({
     "_thread", "argparse", "array", "builtins", "collections", "functools", "itertools", "numpy", "queue", "random",
     "types", "weakref",
 })  # fmt: skip
-_CACHE: Any = type(functools.lru_cache(len))
 _MOST = 10_000  # a larger nest is data
 _NUMBERS = itertools.count()
 
@@ -235,9 +233,7 @@ def _parts(value: Any) -> list[Any]:
         return [*parts, *kind.__iter__(value)]
     if is_a(value, types.GeneratorType):
         parts.append(None if value.gi_frame is None else value.gi_frame.f_lasti)
-    held = gc.get_referents(value)
-    # A hit changes which entry of a bounded cache is the latest, and no result.
-    parts += sorted(held, key=id) if is_a(value, _CACHE) else held
+    parts += held_by(value)
     if not is_a(value, types.GeneratorType | types.CellType):
         return [*parts, *_stored(value, needed=is_iterator)]
     return parts

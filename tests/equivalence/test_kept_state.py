@@ -149,6 +149,28 @@ def test_a_hit_of_a_bounded_cache_is_no_state_and_an_entry_is():
     assert contents_of([net]) != before
 
 
+def test_entries_of_a_bounded_cache_stand_in_one_order_wherever_they_lie_in_memory():
+    net = Small(lambda _, y: y)
+    net.table = functools.lru_cache(maxsize=1)(lambda *key: [torch.ones(1)])
+    found, kept = [], []
+    for number in range(30):
+        key = [nn.Identity() for _ in range(2 + number % 3)]
+        kept += key[: number % 2], [[] for _ in range(number)]  # what is freed and kept differs
+        net.table(*key[:2])
+        found.append(contents_of([net]))
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("hits", ["a", "ab", "ba", "cab"])
+def test_hits_leave_the_order_of_what_a_bounded_cache_holds(hits):
+    net = Small(lambda _, y: y)
+    net.table = functools.lru_cache(maxsize=3)(lambda name: [name, len(name)])
+    [*map(net.table, "abc")]
+    before = contents_of([net])
+    [*map(net.table, hits)]
+    assert contents_of([net]) == before
+
+
 def another_constant(layer):
     vars(layer)["eps"] = 0.5
 
