@@ -191,13 +191,19 @@ class _Turns:
         return _fitted([(batch, [*map(int, row)]) for batch, row in seen])
 
     def _is_whole(self, value: fx.Node) -> bool:
-        """Tell whether a number divides what its dividend grows by, as the windows of all samples."""
-        if value.target not in _DIVISIONS or not self._is_constant(value.args[1]):
+        """Tell whether a number divides what its dividend grows by, or the dividend at every batch.
+
+        The first are the windows of all samples, by the windows of one; the second, by the batch.
+        """
+        if value.target not in _DIVISIONS:
             return False
         parts = [self._lines(part) or [] for part in value.args]
         if [len(part) for part in parts] != [1, 1]:
             return False
-        ((slope, offset),), ((_, divisor),) = parts
+        ((slope, offset),), ((grows, divisor),) = parts
+        if grows:
+            times = slope / grows
+            return times.denominator == 1 and offset == times * divisor
         rest = offset % divisor if divisor and value.target is operator.truediv else 0
         return divisor != 0 and slope % divisor == rest == 0
 

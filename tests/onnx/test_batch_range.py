@@ -61,6 +61,11 @@ DECISIONS = {
         lambda x, y: math.trunc(x.flatten(0, 2).shape[0] / (x.shape[2] * x.shape[3] / 4 / 4)) > 1,  # as in Swin
         "any",
     ),
+    "a shape of what is divided by the batch": (  # as heads that are merged again
+        lambda x, y: x.view(x.shape[0], x.flatten(0, 1).shape[0] // x.shape[0], 64).shape[1] % 3 == 0,
+        "any",
+    ),
+    "one more, divided by the batch": (lambda x, y: x.view((3 * len(x) + 1) // len(x), -1).shape[0] == 3, "3 only"),
     "half windows, by a float": (lambda x, y: int(x.flatten(0, 2).shape[0] / 16) > 1, "3 only"),
     "windows of a part": (lambda x, y: (8 - x.size()[2:][1] % 8) % 8 > 0, "any"),
     "many": (lambda x, y: x.shape[0] > 7, "1 to 7"),
