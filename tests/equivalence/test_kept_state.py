@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import random
 import types
@@ -95,7 +96,7 @@ def clamped(s, y):
 
 
 REFUSED = {
-    "type": (lambda s, y: y * 2 if type(y) is torch.Tensor else y, r"output 0 differs .* first layer .* `b`"),
+    "type": (lambda s, y: y * 2 if builtins.type(y) is torch.Tensor else y, r"output 0 differs .* first layer .* `b`"),
     "buffer": (streamed, r"`last` \(set at \S*test_kept_state.py:\d+\)"),
     "attribute": (remembered, r"keeps `before` \(set at \S*test_kept_state.py:\d+\) from one call to the next"),
     "list": (listed, "keeps `history`"),

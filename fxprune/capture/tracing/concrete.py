@@ -34,11 +34,11 @@ from fxprune.pytorch.torch_private import (
 )
 
 from .checks import check
-from .integers import integers_recorded
 from .keys import SizeAsKey
 from .known import as_number, known, length_of, take_numbers_first, with_numbers
 from .own_tensors import note_written
 from .proxies import ConcreteProxy, ConcreteShape
+from .stand_ins import names_recorded
 from .symbolic import CallSite, SymbolicTracer
 
 _FACTORIES = (
@@ -84,10 +84,9 @@ class ConcreteTracer(SymbolicTracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module, and also record calls that make tensors from sizes."""
-        # If types must be literal, numbers may have to be, too.
-        integers = contextlib.nullcontext() if self.literal else integers_recorded(root)
+        names = names_recorded(root, literal=self.literal)
         try:
-            with torch.set_grad_enabled(self.gradients), _calls_recorded(self), integers:
+            with torch.set_grad_enabled(self.gradients), _calls_recorded(self), names:
                 return super().trace(root, concrete_args)
         finally:
             self.done = True
@@ -158,11 +157,13 @@ class ConcreteTracer(SymbolicTracer):
             return self._answer(node.args[0], *args)
         return node.target(*args, **kwargs)
 
+    def type_of(self, node: fx.Node) -> type:
+        """Return the type of what a node returns, as the model finds it."""
+        value = self._attribute(str(node.target)) if node.op == "get_attr" else self.value(node)
+        return next((kind for kind in (nn.Parameter, torch.Tensor) if isinstance(value, kind)), type(value))
+
     def _attribute(self, target: str) -> Any:
-        owner: Any = self.root
-        for name in target.split("."):
-            owner = attribute_of(owner, name)
-        return owner
+        return functools.reduce(attribute_of, target.split("."), self.root)
 
     def decide(self, proxy: fx.Proxy, kind: Callable[[Any], Any]) -> Any:
         """Return the value of a proxy as a plain number, and add a guard.
@@ -179,7 +180,7 @@ class ConcreteTracer(SymbolicTracer):
         asker = sys._getframe(2)
         check = guard_dtype if isinstance(decided, torch.dtype) else guard_equal
         guard = self.create_proxy("call_function", check, (proxy, decided, line_of(asker)), {})
-        self._asked[proxy.node] = _place_of(asker), guard.node
+        self._asked[proxy.node] = (asker, asker.f_lasti), guard.node
         return decided
 
     def sizes(self, proxy: fx.Proxy) -> Any:
@@ -206,7 +207,7 @@ class ConcreteTracer(SymbolicTracer):
         for node in reversed([leaf.node for leaf in pytree.tree_leaves(given) if isinstance(leaf, fx.Proxy)]):
             place, guard = self._asked.pop(node, (None, node))
             newest = guard is newest_node(self.graph)
-            if place == _place_of(caller) and newest:
+            if place == (caller, caller.f_lasti) and newest:
                 self.graph.erase_node(guard)
 
     def fixed(self, proxy: fx.Proxy, name: str) -> Any:
@@ -266,10 +267,6 @@ def _has_computed_bounds(size: fx.Node) -> bool:
 # What decides a branch, key or text.
 _KNOWN = int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
-
-
-def _place_of(frame: FrameType) -> CallSite:
-    return frame, frame.f_lasti
 
 
 @contextlib.contextmanager

@@ -15,11 +15,11 @@ from torch import fx
 from fxprune.pytorch.torch_private import pytree
 
 from .claimed_types import claims_type
-from .integers import TRUNC, recorded_method
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
 from .made_by_type import TypeOfTensors
 from .numpy_functions import called
 from .own_tensors import note_written
+from .stand_ins import TRUNC, recorded_method
 
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
@@ -205,8 +205,7 @@ class ConcreteProxy(InPlaceProxy):
         """The type of the value, where Python code asks for it."""
         if not claims_type(sys._getframe(1)):
             return type(self)
-        value = self._value()
-        return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
+        return self.tracer.type_of(self.node)
 
     def _value(self) -> Any:
         return self.tracer.value(self.node)

@@ -29,7 +29,6 @@ from fxprune.pytorch.torch_private import hooks_of, pytree
 from ..decompose import FUNCTIONS, decomposition, decomposition_for
 from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
-from .integers import sizes_recorded
 from .keys import of_model
 from .made_by_type import plain_type
 from .own_tensors import OwnTensor, check_no_weights, own_tensors_recorded
@@ -37,6 +36,7 @@ from .placeholders import arguments, check_call, of_instance, with_hooks
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
 from .recorder import Recorder
 from .registered_functions import functions_traced
+from .stand_ins import sizes_recorded
 
 # A frame, held so that no other gets its identity, and its present instruction.
 CallSite = tuple[types.FrameType, int]

@@ -1,6 +1,7 @@
-"""Record ``int(size / n)`` and ``len(x)``, of which Python would take the example's number.
+"""What code of a model finds under the names ``int``, ``len`` and ``type`` while it is traced.
 
-The calls are found by their names in the modules of the model's package, since Python takes no proxy as their result.
+Python would return the example's number for ``int(size / n)`` and ``len(x)``, and a proxy's type for ``type(x)``. The
+calls are found by their names in the modules of the model's package, since Python takes no proxy as their result.
 """
 
 from __future__ import annotations
@@ -16,14 +17,35 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .own_tensors import OwnTensor
+
 # During a trace, PyTorch puts a function of its own into `math`, which no file can name.
 TRUNC = math.trunc
+_SIZE = torch.Size
 # Packages whose functions no model's code is in.
 _OTHERS = frozenset({"torch", "fxprune", "builtins", "numpy"})
 
 
-class _Kind(type):
-    """The type of a class that stands for ``int``: equal to it, with the same instances."""
+class _StandIn(type):
+    """The type of a class that stands for another: equal to it, with the same instances."""
+
+    stands_for: type
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls.stands_for)
+
+    def __subclasscheck__(cls, other: Any) -> bool:
+        return issubclass(other, cls.stands_for)
+
+    def __eq__(cls, other: Any) -> bool:
+        return other is cls.stands_for or other is cls
+
+    def __hash__(cls) -> int:
+        return hash(cls.stands_for)
+
+
+class _OfIntegers(_StandIn):
+    stands_for = builtins.int
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         number = args[0] if len(args) == 1 and type(args[0]) is not int else None
@@ -31,20 +53,8 @@ class _Kind(type):
             return number.tracer.create_proxy("call_function", TRUNC, (number,), {})
         return builtins.int(*args, **kwargs)
 
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, builtins.int)
 
-    def __subclasscheck__(cls, other: Any) -> bool:
-        return issubclass(other, builtins.int)
-
-    def __eq__(cls, other: Any) -> bool:
-        return other is builtins.int or other is cls
-
-    def __hash__(cls) -> int:
-        return hash(builtins.int)
-
-
-class _Int(builtins.int, metaclass=_Kind):
+class _Int(builtins.int, metaclass=_OfIntegers):
     """The class that code of the model finds under the name ``int``."""
 
 
@@ -53,44 +63,60 @@ def _length(value: Any) -> Any:
     return value.shape[0] if issubclass(type(value), fx.Proxy) and value.is_tensor() else builtins.len(value)
 
 
-class _OfSizes(type):
-    """The type of a class that stands for ``torch.Size``: sizes that are proxies stay a tuple."""
+class _OfTypes(_StandIn):
+    """The type of a class that returns the type of a proxy's value."""
+
+    stands_for = builtins.type
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        asked = args[0] if len(args) == 1 and not kwargs else None
+        found, asker = builtins.type(*args, **kwargs), sys._getframe(1)
+        if asked is not None and issubclass(found, fx.Proxy):
+            asked.tracer.kind_asked(asked, asker)
+            found = asked.__class__
+        elif asked is not None and found is OwnTensor:
+            found = nn.Parameter if asked._is_param else torch.Tensor
+        elif issubclass(found, _StandIn):
+            found = builtins.type
+        named = torch.Size if found is _SIZE else asker.f_globals.get(found.__name__)
+        return named if issubclass(builtins.type(named), _StandIn) and named == found else found
+
+
+class _OfSizes(_StandIn):
+    """The type of a class of sizes: those that are proxies stay a tuple."""
+
+    stands_for = _SIZE
 
     def __call__(cls, *args: Any) -> Any:
         parts = args[0] if args and type(args[0]) in (tuple, list) else ()
         return tuple(parts) if any(isinstance(each, fx.Proxy) for each in parts) else _SIZE(*args)
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, _SIZE)
-
-    def __subclasscheck__(cls, other: Any) -> bool:
-        return issubclass(other, _SIZE)
-
-    def __eq__(cls, other: Any) -> bool:
-        return other is _SIZE or other is cls
-
-    def __hash__(cls) -> int:
-        return hash(_SIZE)
-
-
-_SIZE = torch.Size
 
 
 class _Size(metaclass=_OfSizes):
     """The class that the model finds under the name ``torch.Size``."""
 
 
-_RECORDED = {"int": _Int, "len": _length}
+class _Type(builtins.type, metaclass=_OfTypes):
+    """The class that code of the model finds under the name ``type``."""
+
+
+_NAMES = {"int": _Int, "len": _length, "type": _Type}
+for _name, _class in (("int", _Int), ("Size", _Size), ("type", _Type)):
+    _class.__name__ = _class.__qualname__ = _name
 
 
 @contextlib.contextmanager
-def integers_recorded(root: nn.Module) -> Iterator[None]:
-    """Record ``int(...)`` and ``len(...)`` of what is traced, in the packages of a model."""
+def names_recorded(root: nn.Module, *, literal: bool) -> Iterator[None]:
+    """Put what stands for ``int``, ``len`` and ``type`` into the modules of a model's packages.
+
+    Where types must be ``literal``, numbers may have to be, too: ``type`` alone.
+    """
     packages = {type(module).__module__.partition(".")[0] for module in root.modules()} - _OTHERS
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
-    changed = [(vars(module), name) for module in modules for name in _RECORDED if name not in vars(module)]
+    names = ["type"] if literal else [*_NAMES]
+    changed = [(vars(module), name) for module in modules for name in names if name not in vars(module)]
     for scope, name in changed:
-        scope[name] = _RECORDED[name]
+        scope[name] = _NAMES[name]
     try:
         yield
     finally:
