@@ -1,4 +1,4 @@
-"""What code of a model finds under the names ``int``, ``len`` and ``type`` while it is traced.
+"""What a traced model finds under the names ``int``, ``len`` and ``type``.
 
 Python would return the example's number for ``int(size / n)`` and ``len(x)``, and a proxy's type for ``type(x)``. The
 calls are found by their names in the modules of the model's package, since Python takes no proxy as their result.
