@@ -163,6 +163,8 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
         )
     if why := pair.unwatched_difference(first, wanted):
         return why
+    if wanted.attributes:
+        return f"the model sets the attribute `{wanted.attributes[0]}` of an input or output, which no graph does"
     pair.take_caches(wanted, attributes.assigned())
     pair.keeps = bool(attributes.assigned() or attributes.changed_containers)
     _prove(pair, record, model, first)

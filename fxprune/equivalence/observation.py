@@ -28,7 +28,10 @@ Recording = Callable[[Inputs], contextlib.AbstractContextManager[Callable[[list[
 
 @dataclasses.dataclass
 class Observation:
-    """The effects of one call: outputs, inputs afterwards, and changed tensors of the network."""
+    """The effects of one call: outputs, inputs afterwards, and changed tensors of the network.
+
+    ``attributes`` are names that a call has set in inputs and outputs.
+    """
 
     outputs: list[Any]
     inputs: list[Tensor]
@@ -36,6 +39,7 @@ class Observation:
     draws: bool
     operations: list[Any]
     uses_autocast: bool
+    attributes: list[str]
 
 
 @contextlib.contextmanager
@@ -73,7 +77,14 @@ def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = Non
         drawn != generator_states(),
         watch.operations,
         bool(uses),
+        attributes_in((given, outputs)),
     )
+
+
+def attributes_in(values: Any) -> list[str]:
+    """Return the names of attributes that tensors have beside PyTorch's, except those that are None."""
+    plain = [leaf for leaf in pytree.tree_leaves(values) if type(leaf) is Tensor]
+    return sorted({name for tensor in plain for name, value in vars(tensor).items() if value is not None})
 
 
 @contextlib.contextmanager

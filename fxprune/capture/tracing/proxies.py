@@ -85,7 +85,7 @@ class InPlaceProxy(TypeOfTensors, fx.Proxy):
             self.tracer.overwrite(str(self.node.target), value)  # type: ignore[attr-defined]
             return
         if name not in ("tracer", "node", "root", "attr", "_node"):
-            raise unrecorded_write(name)
+            self.tracer.attribute_set(self, name)  # type: ignore[attr-defined]
         super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: Any) -> Any:
@@ -162,9 +162,9 @@ class InPlaceProxy(TypeOfTensors, fx.Proxy):
             raise self.tracer.refusal(error) from None  # type: ignore[attr-defined]
 
 
-def unrecorded_write(name: str) -> fx.proxy.TraceError:
+def unrecorded_write(name: str, of: str = "a tensor") -> fx.proxy.TraceError:
     """Make the error for a write to an attribute of a tensor, with its remedy as a note."""
-    error = fx.proxy.TraceError(f"the model sets the attribute `{name}` of a tensor, which no graph records")
+    error = fx.proxy.TraceError(f"the model sets the attribute `{name}` of {of}, which no graph records")
     error.add_note("Set it once before the network is given, and leave the line out of `forward`.")
     return error
 

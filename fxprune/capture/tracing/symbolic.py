@@ -85,6 +85,8 @@ class SymbolicTracer(fx.Tracer):
         self.tensor_arguments: dict[fx.Node, str] = {}
         # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
         self.overwritten: dict[str, Any] = {}
+        # That the model sets in what it computes, and the error at that line if the graph would return it.
+        self.attributes: list[tuple[fx.Proxy, str, Exception]] = []
         self.written: list[torch.Tensor] = []  # plain tensors into which the model writes what is traced
         self.lent: list[torch.Tensor] = []  # those whose memory it has got, as an array
 
@@ -106,7 +108,23 @@ class SymbolicTracer(fx.Tracer):
                     function.cache_clear()
         if self._refused is not None:
             raise self._refused
+        ends = {*graph.find_nodes(op="placeholder"), *graph.output_node().all_input_nodes}
+        for proxy, name, error in self.attributes:
+            if proxy.node in ends and vars(proxy).get(name) is not None:
+                raise error
         return graph
+
+    def attribute_set(self, proxy: InPlaceProxy, name: str) -> None:
+        """Note an attribute that the model sets in what it computes; the graph may not return it.
+
+        Raises:
+            TraceError: it is one of PyTorch's, or of a stored tensor, which a later call finds.
+        """
+        if hasattr(torch.Tensor, name) or proxy.node.op == "get_attr" or not proxy.is_tensor():
+            raise unrecorded_write(name)
+        line, error = sys._getframe(2), unrecorded_write(name, "an input or output")
+        error.__traceback__ = types.TracebackType(None, line, line.f_lasti, line.f_lineno)
+        self.attributes.append((proxy, name, error))
 
     def refusal(self, error: Exception) -> Exception:
         """Note an error that ends the trace, also if the model catches it."""

@@ -28,7 +28,7 @@ from fxprune.pytorch.torch_private import (
 )
 
 from ..contents import Constants, contents_of
-from ..observation import autocast_watched
+from ..observation import attributes_in, autocast_watched
 from .layers import Settings, is_plain, layers_recorded, own_modes_only
 
 ATTENTION: Any = F.scaled_dot_product_attention
@@ -96,6 +96,7 @@ class Recorder(TorchDispatchMode):
 
         def program(outputs: list[Any]) -> Any:
             returned = [self._described(leaf) for leaf in outputs]
+            self.keeps |= bool(attributes_in((given, outputs)))
             for place, made in enumerate(self._made, 1):  # the device determines the sizes of unread results
                 made[:] = [each for each in made if (place, each[0]) in self._read]
             return returned, self._operators
