@@ -63,7 +63,17 @@ def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
     for leaf in pytree.tree_leaves(value):
         if is_a(leaf, torch.Tensor) and not leaf.is_leaf:
             memo.setdefault(id(leaf), leaf.detach().clone())
-    return copy.deepcopy(value, memo)
+    copied = copy.deepcopy(value, memo)
+    return with_attributes_of(value, copied) if kind is nn.Parameter else copied
+
+
+def with_attributes_of(tensor: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Set in a new tensor what a model has set in an old one, except tensors; return it."""
+    if type(tensor) in (torch.Tensor, nn.Parameter) and type(new) is type(tensor):
+        for name, value in vars(tensor).items():
+            if not any(is_a(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value)):
+                vars(new)[name] = value
+    return new
 
 
 def copy_sharing_graph(module: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:

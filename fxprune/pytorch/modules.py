@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import CaptureError
-from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
+from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph, with_attributes_of
 from fxprune.pytorch.meta.constants import holds_places, note, on_meta, run_constant, run_picking, value_of
 from fxprune.pytorch.meta.kernels import run_meta
 from fxprune.pytorch.modes import is_mode
@@ -47,7 +47,8 @@ def map_tensors(
     """Copy a model with every parameter and buffer replaced by ``replace(name, tensor)``.
 
     A tensor that is shared under several names is replaced once, under its first name. Parameters stay
-    parameters with their ``requires_grad``. A copy that ``only_runs`` shares the code of a graph.
+    parameters with their ``requires_grad``, and keep what else a model has set in them, as ``_no_weight_decay``. A
+    copy that ``only_runs`` shares the code of a graph.
     """
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model):
@@ -55,7 +56,7 @@ def map_tensors(
             new = replace(name, tensor)
             if isinstance(tensor, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-            memo[id(tensor)] = new
+            memo[id(tensor)] = with_attributes_of(tensor, new)
     return _copy(model, memo, only_runs)
 
 

@@ -93,7 +93,8 @@ REFUSED = {at_an_output: "tag", left_at_the_input: "calls", at_a_parameter: "cal
 
 @pytest.mark.parametrize("forward", REFUSED)
 def test_an_attribute_that_outlives_the_call_is_refused_by_its_line(forward):
-    with pytest.raises(CaptureError, match=rf"test_tensor_attributes.py:\d+ .* sets the attribute `{REFUSED[forward]}`"):
+    reason = rf"test_tensor_attributes.py:\d+ .* sets the attribute `{REFUSED[forward]}`"
+    with pytest.raises(CaptureError, match=reason):
         fxprune.couple(net(forward), (IMAGES,))
 
 
@@ -106,3 +107,20 @@ def test_an_attribute_of_an_output_is_refused_where_no_trace_shows_it():
 
     with pytest.raises(CaptureError, match="sets the attribute `tag` of an input or output"):
         fxprune.couple(net(forward), (IMAGES,))
+
+
+def test_parameters_of_copies_and_of_narrow_networks_keep_their_attributes():
+    def forward(s, x):
+        return s.head((s.b(s.a(x).relu()) * s.a.weight.scale).mean((2, 3)))
+
+    model = net(forward).double()
+    model.a.weight.scale, model.a.weight.mask, model.head.bias._no_weight_decay = 3.0, torch.ones(8), True
+    coupling = fxprune.couple(model, (IMAGES.double(),))
+    plan = fxprune.plan(coupling, keep=0.5)
+    snapped = fxprune.snap(model, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    for network in (snapped, narrow):
+        tensors = dict(network.named_parameters())
+        assert vars(tensors["a.weight"]) == {"scale": 3.0}, "a mask has the wide shape"
+        assert vars(tensors["head.bias"]) == {"_no_weight_decay": True}
+    torch.testing.assert_close(narrow(IMAGES.double()), snapped(IMAGES.double()), rtol=1e-9, atol=1e-12)  # float64
