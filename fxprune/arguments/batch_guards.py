@@ -123,7 +123,7 @@ class _Turns:
         return self._of_comparison(value, 0)
 
     def _joins_truths(self, value: fx.Node) -> bool:
-        """Tell whether a value is another truth, or two; ``&`` of other numbers joins their bits."""
+        """Tell whether a value is made of truths; ``&`` of other numbers joins bits."""
         is_truth = all(type(run.get(value)) is bool for run in self._numbers.values())
         return value.target in _LOGIC or (value.target in _BITS and is_truth)
 

@@ -241,7 +241,7 @@ def freeze_cuts(
 
 
 def is_broadcast(node: fx.Node) -> bool:
-    """Tell whether a call broadcasts tensors to each other, so that all are as long as one."""
+    """Tell whether a call broadcasts tensors to each other, to one length."""
     given = getattr(node.target, "overloadpacket", node.target)
     return given in (torch.broadcast_tensors, torch.ops.aten.broadcast_tensors)
 
