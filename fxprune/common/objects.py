@@ -47,7 +47,7 @@ def state_of(value: Any) -> Any:
 
 
 def held_by(value: Any) -> list[Any]:
-    """Return what a value refers to; the entries of a bounded ``lru_cache`` stand as in its table.
+    """Return what a value refers to; entries of a bounded ``lru_cache`` stand as in its table.
 
     Python has them in order of use, each from its key on; a hit changes that order alone.
     """
