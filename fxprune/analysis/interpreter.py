@@ -6,6 +6,7 @@ The run needs no data, weights or gradients: each ATen operation of the captured
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -28,7 +29,7 @@ from fxprune.pytorch.torch_private import no_dispatch, pytree, storage_id, versi
 from .channels import Ids
 from .computed_weights import CapturedGraph
 from .labels import tensors_in
-from .lengths import freeze_cuts, settle_lengths
+from .lengths import freeze_cuts, is_broadcast, settle_lengths
 from .marks import Choices, Event
 from .rule_mode import RuleMode
 from .state import AnalysisState
@@ -141,6 +142,8 @@ class _Interpreter(OnMeta):
         noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
         with noting as steps:
             value = super().run_node(n)
+        if is_broadcast(n):  # all meet, whether or not they are read
+            functools.reduce(torch.add, value)
         self.state.freeze_views(self.env)
         settle_lengths(n, value, self.env, self.state.channels, self.state.labels)
         self.state.lengths.note(n, value, self.env, self.state.labels)

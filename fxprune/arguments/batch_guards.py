@@ -24,7 +24,8 @@ Numbers = Mapping[int, Mapping[fx.Node, Any]]
 _Line = tuple[Fraction, Fraction]
 
 _COMPARISONS = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
-_LOGIC = {operator.and_, operator.or_, operator.xor, operator.not_, operator.truth, bool}
+_BITS = {operator.and_, operator.or_, operator.xor}
+_LOGIC = {operator.not_, operator.truth, bool}
 _EVEN = {operator.add, operator.sub, operator.mul, operator.neg, operator.getitem, getattr, len, int, float}
 _EVEN |= {math.trunc, math.floor, math.ceil, round}  # of whole numbers, as all that lie on a line here are
 _DIVISIONS = {operator.mod, operator.floordiv, operator.truediv}
@@ -33,12 +34,12 @@ _EVEN_METHODS = {"size", "numel", "nelement", "dim", "ndimension", "__len__"}
 
 @dataclass(frozen=True)
 class Turns:
-    """What is known of the guards of a graph, up to the batch size of the largest run.
+    """What is known of the guards of a graph, up to the largest batch size that is looked at.
 
     Attributes:
         points: the batch sizes around which guards may turn.
         unknown: a guard without known ones; None: there is none.
-        last: the last batch size up to which a guard holds, where that is below the largest run; 0: none is.
+        last: the last batch size up to which a guard holds, where that is below the largest one; 0: none is.
     """
 
     points: set[int]
@@ -46,18 +47,21 @@ class Turns:
     last: int = 0
 
 
-def turning_points(graph: fx.Graph, numbers: Numbers, sizes: Numbers, given: int) -> Turns:
-    """Find the batch sizes around which guards may turn, for an example of ``given`` samples."""
+def turning_points(graph: fx.Graph, numbers: Numbers, sizes: Numbers, given: int, most: int) -> Turns:
+    """Find the batch sizes around which guards may turn, for an example of ``given`` samples.
+
+    ``most`` is the largest batch size that is looked at.
+    """
     turns = _Turns(graph, numbers, sizes)
     points: set[int] = set()
     for guard in graph.find_nodes(op="call_function", target=guard_equal):
         found = turns.of_guard(*guard.args[:2])
         if found is None:
-            held = held_between(guard.args[:2], turns.evenly, given, max(numbers))
+            held = held_between(guard.args[:2], turns.evenly, given, most)
             if held is None:
                 return Turns(points, unknown=guard)
             first, last = held
-            if last < max(numbers):
+            if last < most:
                 return Turns(points, last=last)
             found = {first - 1, first} - {0}
         points |= found
@@ -113,10 +117,15 @@ class _Turns:
             return self._of_comparison(*value.args)
         if value.target is operator.contains:
             return self._of_search(*value.args)
-        if value.target in _LOGIC or self._counts_truths(value):
+        if self._joins_truths(value) or self._counts_truths(value):
             parts = [self._of_truth(each) for each in value.args]
             return None if None in parts else set().union(*(part for part in parts if part is not None))
         return self._of_comparison(value, 0)
+
+    def _joins_truths(self, value: fx.Node) -> bool:
+        """Tell whether a value is made of truths; ``&`` of other numbers joins bits."""
+        is_truth = all(type(run.get(value)) is bool for run in self._numbers.values())
+        return value.target in _LOGIC or (value.target in _BITS and is_truth)
 
     def _counts_truths(self, value: Any) -> bool:
         """Tell whether a value is a comparison, or a sum of some."""

@@ -35,20 +35,22 @@ _UNARY: dict[Any, Callable[[Any], Any]] = {
 _BINARY: dict[Any, Callable[[Any, Any], Any]] = {
     operator.and_: operator.and_, operator.or_: operator.or_, min: np.minimum, max: np.maximum,
 }  # fmt: skip
-_CHUNKS = ("chunk", torch.chunk)
-_SPLITS = ("split", torch.split)
+_CHUNKS = ("chunk", torch.chunk, "unsafe_chunk", torch.unsafe_chunk)
+_SPLITS = ("split", torch.split, "unsafe_split", torch.unsafe_split)
 
 
 def is_cut_call(call: Any) -> bool:
     """Tell whether a node cuts a tensor into pieces."""
-    return isinstance(call, fx.Node) and call.target in (*_CHUNKS, *_SPLITS)
+    is_call = isinstance(call, fx.Node) and call.op in ("call_function", "call_method")
+    return is_call and call.target in (*_CHUNKS, *_SPLITS)
 
 
 def cuts_batch(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None]) -> bool:
     """Tell whether a call cuts a tensor along an axis that grows with the batch, or may."""
     if not is_cut_call(call):
         return False
-    _, dim, sizes = _cut(call, evenly)
+    _, dim, given = _cut(call)
+    sizes = evenly(given)
     return sizes is None or not isinstance(dim, int) or sizes[dim][0] != 0
 
 
@@ -138,7 +140,8 @@ def _on_line(line: Sequence[Any], batches: Any) -> Any:
 
 def _pieces(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batches: Any) -> Any:
     """Count the pieces into which a call cuts a tensor at each batch size."""
-    by, dim, sizes = _cut(call, evenly)
+    by, dim, given = _cut(call)
+    sizes = evenly(given)
     if isinstance(by, (tuple, list)):  # the lengths of all pieces
         return np.full(len(batches), len(by))
     if sizes is None or not isinstance(dim, int):
@@ -149,8 +152,13 @@ def _pieces(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batche
     return -(-length // (-(-length // by) if call.target in _CHUNKS else by))
 
 
-def _cut(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None]) -> tuple[Any, Any, Sequence[Any] | None]:
-    """Return by what number a call cuts, along which axis, and how the sizes of its tensor grow."""
+def tensor_cut(call: fx.Node) -> Any:
+    """Return the tensor that a call cuts into pieces."""
+    return _cut(call)[2]
+
+
+def _cut(call: fx.Node) -> tuple[Any, Any, Any]:
+    """Return by what number a call cuts, along which axis, and its tensor."""
     named = {**dict(zip(("input", "by", "dim"), call.args)), **call.kwargs}
     by = next((named[name] for name in ("by", "chunks", "split_size_or_sections", "split_size") if name in named), 0)
-    return by, named.get("dim", 0), evenly(named.get("input", named.get("tensor")))
+    return by, named.get("dim", 0), named.get("input", named.get("tensor"))

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.arguments.batch_guards import Numbers, cuts_of_batch, turning_points
+from fxprune.arguments.batch_values import tensor_cut
 from fxprune.arguments.guards import SpecialisedError, guard_dtype, guard_equal, guard_tensor
 from fxprune.arguments.inputs import Inputs, in_order, tensors_of
 from fxprune.errors import first_line
@@ -114,14 +115,14 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
         return BatchRange(example, example, bound.why)
     if not module.graph.find_nodes(op="call_function", target=guard_equal):
         return bound
-    most = _MANY
+    most = _MOST
     while True:
-        # All of these are in the range; the last one is beyond what slices and tables leave as it is.
+        # All of these are in the range; the first and the last one show what slices and tables leave as it is.
         try:
-            numbers, sizes = _probed(run, (given, given + 1, most))
+            numbers, sizes = _probed(run, (given, given + 1, min(most, _MANY), min(max(bound.least, 2), given)))
         except Exception as error:
             return BatchRange(example, example, first_line(error))
-        turns = turning_points(module.graph, numbers, sizes, given)
+        turns = turning_points(module.graph, numbers, sizes, given, most)
         if turns.unknown is not None:
             return BatchRange(example, example, f"captured where {turns.unknown.args[2]} was {turns.unknown.args[1]}")
         if not turns.last:
@@ -143,14 +144,14 @@ def leave_whole(module: fx.GraphModule, inputs: Inputs, bound: BatchRange) -> bo
         Whether no other call cuts the batch.
     """
     given = next(len(x) for x in tensors_of(inputs) if x.dim())
-    if bound.most is None or bound.most - bound.least < 2:
+    if bound.most is None or bound.fixed:
         return True
-    given = min(given, bound.most - 2)
+    given = max(bound.least, min(given, bound.most - 2))
     numbers, sizes = _probed(partial(_run, module, to_meta(module), inputs), (given, given + 1, bound.most))
     found = cuts_of_batch(module.graph, numbers, sizes, bound.least)
     for call in [call for call, whole in found.items() if whole]:
         with module.graph.inserting_before(call):
-            call.replace_all_uses_with(module.graph.call_function(tuple, (call.all_input_nodes[:1],)))
+            call.replace_all_uses_with(module.graph.call_function(tuple, ([tensor_cut(call)],)))
         module.graph.erase_node(call)
     module.recompile()
     return all(found.values())
@@ -180,11 +181,12 @@ def _tried(
 ) -> BatchRange:
     """Bound a range by runs around the places where guards turn.
 
-    ``runs`` are the batch sizes of the example and of the least and the largest run; past ``_MANY`` any batch holds.
+    ``runs`` are the batch sizes of the example and of the least and the largest run that are looked at.
     """
     example, given, most = runs
-    last, ends = given + 1, {most} if most == _MANY else {most, most + 1}
-    for batch in sorted({*ends, *(point for point in points if bound.holds(point) and point <= most)}):
+    ends, end = ({_MANY}, _FARTHEST) if most == _MOST else ({most, most + 1}, most)
+    last = given + 1
+    for batch in sorted({*ends, *(point for point in points if bound.holds(point) and point <= end)}):
         if why := refusal(batch):
             if batch <= last:
                 return BatchRange(example, example, why)
@@ -193,8 +195,10 @@ def _tried(
     return bound
 
 
-# A batch size that is larger than those of any decision: a prime, which nothing divides.
+# A batch size that is larger than slices and tables: a prime, which nothing divides.
 _MANY = 10007
+# The largest ones at which guards are looked at: those of numbers that grow unevenly, and those of all others.
+_MOST, _FARTHEST = 2**18, 2**31
 
 
 class _Unguarded(OnMeta):

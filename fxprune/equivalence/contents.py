@@ -163,7 +163,7 @@ def _leaves(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, st
             yield repr(value)
             continue
         if is_a(value, bytes):
-            yield str(hash(value))
+            yield str(bytes.__hash__(value))
             continue
         yield (value if is_a(value, types.BuiltinFunctionType) else type(value)).__name__
         if names is not None:
@@ -228,7 +228,8 @@ def _parts(value: Any) -> list[Any]:
     if is_a(value, dict):
         return [*parts, *kind.keys(value), *kind.values(value)]
     if is_a(value, set | frozenset):
-        return [*parts, *sorted(value, key=lambda each: text_of(each) if is_a(each, (*_PLAIN, tuple)) else "")]
+        held = kind.__iter__(value)
+        return [*parts, *sorted(held, key=lambda each: text_of(each) if is_a(each, (*_PLAIN, tuple)) else "")]
     if is_a(value, list | tuple | collections.deque):
         return [*parts, *kind.__iter__(value)]
     if is_a(value, types.GeneratorType):

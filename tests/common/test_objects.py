@@ -37,6 +37,14 @@ class Text:
     __eq__ = __hash__ = __bool__ = __len__ = __repr__
 
 
+class Set(set):
+    __iter__ = Text.__repr__
+
+
+class Bytes(bytes):
+    __hash__ = Text.__repr__
+
+
 class Held(nn.Module):
     def __init__(self, held):
         super().__init__()
@@ -47,7 +55,7 @@ class Held(nn.Module):
         return self.b(self.a(x))
 
 
-@pytest.mark.parametrize("kind", [Table, Number, Class, Module, Text])
+@pytest.mark.parametrize("kind", [Table, Number, Class, Module, Text, Set, Bytes])
 @pytest.mark.parametrize("put", [list, tuple])
 def test_a_network_may_hold_objects_that_answer_nothing(kind, put):
     kind.__deepcopy__ = lambda self, memo: self

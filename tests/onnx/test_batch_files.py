@@ -35,6 +35,28 @@ def test_no_file_runs_at_a_batch_beyond_a_decision(decide, bound, tmp_path):
                 read(IMAGES.repeat(10, 1, 1, 1)[:batch])
 
 
+PIECES = {
+    "two": (1, lambda x: x.split(2), {}),
+    "sixteen, by names": (3, lambda x: torch.chunk(chunks=(x.shape[0] + 15) // 16, input=x), {}),
+    "beside a layer of that name": (3, lambda x: x.chunk((x.shape[0] + 15) // 16), {"chunk": linear(8, 8)}),
+}
+
+
+@pytest.mark.parametrize("case", PIECES)
+def test_a_batch_that_is_one_piece_is_not_cut_in_a_file(case, tmp_path):
+    given, cut, layers = PIECES[case]
+    inputs = IMAGES[:given]
+
+    def forward(s, x):
+        y = torch.cat([s.a(piece).relu() for piece in cut(x)]).mean((2, 3))
+        return s.head(s.chunk(y) if layers else y)
+
+    model = Net(forward, a=conv(3, 8), head=linear(8, 4), **layers).eval()
+    coupling = fxprune.couple(model, inputs)
+    report = fxprune.export_onnx(narrowed(coupling, model), inputs, tmp_path / "x.onnx")
+    assert str(report.batch) == str(coupling.batch) == f"1 to {2 if given == 1 else 16}"
+
+
 def needless(s, x):
     y = s.a(x)
     scale = torch.arange(x.shape[2] * 8).to(y.dtype)[

@@ -101,6 +101,26 @@ def test_a_decision_at_any_batch_size_binds_the_batch(case):
     assert str(batches_of(eager_on_cpu(narrowed(coupling, model)), (IMAGES,))) == bound
 
 
+# An example of another batch size than 3; what slices leave below it, and what turns far beyond it.
+AT = {
+    "bits": (4, lambda x, y: bool(x.shape[0] & 4), "4 only"),
+    "bits that differ": (4, lambda x, y: bool(x.shape[0] ^ 5), "4 only"),
+    "truths as bits": (4, lambda x, y: (x.shape[0] > 1) & (x.shape[0] < 9), "2 to 8"),
+    "at most fifty": (60, lambda x, y: x[:50].shape[0] != 7, "60 only"),
+    "the last seven": (8, lambda x, y: y[-7:].shape[0] != 5, "8 only"),
+    "pieces that may be changed": (7, lambda x, y: len(x.unsafe_chunk(4)) == 4, "7 to 8"),
+    "far more": (3, lambda x, y: x.shape[0] <= 65535, "1 to 65535"),
+    "far larger pieces": (3, lambda x, y: len(x.split(32768)) == 1, "1 to 32768"),
+}
+
+
+@pytest.mark.parametrize("case", AT)
+def test_a_decision_binds_the_batch_below_and_far_beyond_the_example(case):
+    given, decide, bound = AT[case]
+    coupling = fxprune.couple(net(deciding(decide)), IMAGES[:1].expand(given, -1, -1, -1).contiguous())
+    assert str(coupling.batch) == bound
+
+
 def shortened(s, x):
     """As language models do, skips a mask where numbers can be read, and where these show that it masks nothing."""
     places = torch.arange(x.shape[2])[None]

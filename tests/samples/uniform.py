@@ -145,6 +145,11 @@ image("map expanded like another", _gate(lambda g, y: g.expand_as(y)), {A: 8, B:
 image("map expanded, then squashed", _gate(lambda g, y: torch.sigmoid(g.expand(-1, 8, -1, -1)) + 1), {A: 8, B: 6}, **G)
 image("map expanded to read sizes", _gate(lambda g, y: g.expand(*y.shape)), {A: 8, B: 6}, **G)
 image("map broadcast to a shape", _gate(lambda g, y: torch.broadcast_to(g, y.shape)), {A: 8, B: 6}, **G)
+image("map broadcast with channels", lambda s, y: s.c(torch.broadcast_tensors(y, s.g(y))[1]) + y, {A: 8, B: 6},
+      c=conv(8, 8), **G)
+image("channels broadcast with a number", lambda s, y: torch.broadcast_tensors(y, y.new_ones(1))[0], {A: 8, B: 6})
+image("channels broadcast with others", lambda s, y: s.c(torch.ops.aten.broadcast_tensors([y, s.d(y)[:1]])[0]),
+      {A: 8, "c.weight": 8, B: 6}, c=conv(8, 8), d=conv(8, 8))
 image("map repeated", _gate(lambda g, y: g.repeat(1, y.shape[1], 1, 1).clone()), {A: 8, B: 6}, **G)
 image("map repeated by a literal", _gate(lambda g, y: g.relu().repeat((1, 8, 1, 1))), {A: 8, B: 6}, **G)
 image("map tiled", _gate(lambda g, y: torch.tile(g.relu(), (8, 1, 1)) + g.tile(1, 8, 1, 1)), {A: 8, B: 6}, **G)

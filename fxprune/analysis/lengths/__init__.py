@@ -2,4 +2,4 @@
 
 from .einsum import settle_lengths
 from .fixed import factors_behind, factors_of, is_fixed
-from .inputs import InputLengths, LayerInputs, bounds_at, freeze_cuts
+from .inputs import InputLengths, LayerInputs, bounds_at, freeze_cuts, is_broadcast

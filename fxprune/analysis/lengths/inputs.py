@@ -229,7 +229,7 @@ def freeze_cuts(
 
     No length of what it returns is the same for all of them, nor of tensors that are broadcast to each other.
     """
-    if node.target is torch.broadcast_tensors:
+    if is_broadcast(node):
         _forget_lengths(value, labels)
     given = env.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
     if not isinstance(given, torch.Tensor) or not (cut := lengths.cut(node, given.dim())):
@@ -238,6 +238,12 @@ def freeze_cuts(
     what = "padding" if canonical_call(node.target) in PADS else "a slice"
     marks.freeze(f"{what} of channels that hangs on an input", *(axes[dim] for dim in cut))
     _forget_lengths(value, labels)
+
+
+def is_broadcast(node: fx.Node) -> bool:
+    """Tell whether a call broadcasts tensors to each other, to one length."""
+    given = getattr(node.target, "overloadpacket", node.target)
+    return given in (torch.broadcast_tensors, torch.ops.aten.broadcast_tensors)
 
 
 def _forget_lengths(value: Any, labels: Labels) -> None:
