@@ -169,11 +169,11 @@ def padded(site: Site) -> fx.Node | None:
 
 
 def like_another(site: Site) -> fx.Node | None:
-    """expand_as, view_as, reshape_as: an axis has the width of what it holds, not of its example."""
+    """expand_as, view_as: an axis has the width of what it holds, not that of its example."""
     like, wide = site.wide_of(1), site.coupling.nodes[site.node.name].value
-    if all(_width(site, wide, dim) == _width(site, like, dim) for dim in range(len(wide.sizes))):
-        if site.kind != "expand_as" or not site.value.labelled:
-            return None
+    same = all(_width(site, wide, dim) == _width(site, like, dim) for dim in range(len(wide.sizes)))
+    if same and (site.kind != "expand_as" or not site.value.labelled):
+        return None
     other = site.args[1]
 
     def size(dim: int) -> Any:
