@@ -137,10 +137,7 @@ class Own(nn.Module):
         return x * self.scale
 
 
-STORED = {
-    "parameter": lambda x: nn.Parameter(x.as_subclass(Named)),
-    "buffer": lambda x: x.as_subclass(Named),
-}
+STORED = {"parameter": lambda x: nn.Parameter(x.as_subclass(Named)), "buffer": lambda x: x.as_subclass(Named)}
 
 
 @pytest.mark.parametrize("kind", STORED)
