@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,12 @@ from fxprune.pytorch.torch_private import no_dispatch, pytree, storage_id, versi
 
 from .channels import Ids
 from .computed_weights import CapturedGraph
-from .labels import tensors_in
+from .labels import Label, tensors_in
 from .lengths import freeze_cuts, is_broadcast, settle_lengths
 from .marks import Choices, Event
 from .rule_mode import RuleMode
 from .state import AnalysisState
+from .tensor_classes import check_result, check_stored
 from .trial import Steps, known_from, not_adapting, recorded
 from .watched_layers import watch_layers
 
@@ -59,6 +60,8 @@ def run_labelled(
         CaptureError: the graph does not run on these inputs.
     """
     graph_module = captured.graph_module
+    for each in (graph_module, *captured.functions.values()):
+        check_stored(each)
     state = AnalysisState(choices, two_roles, {} if trials is None else trials)
 
     def introduce(name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
@@ -142,6 +145,7 @@ class _Interpreter(OnMeta):
         noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
         with noting as steps:
             value = super().run_node(n)
+        check_result(n, value, self._labels_for(n))
         if is_broadcast(n):  # all meet, whether or not they are read
             functools.reduce(torch.add, value)
         self.state.freeze_views(self.env)
@@ -166,6 +170,11 @@ class _Interpreter(OnMeta):
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )
         return value
+
+    def _labels_for(self, n: fx.Node) -> Iterator[Label]:
+        """Label what a node reads: its arguments, and the parameters of its layer."""
+        own = self.submodules[str(n.target)].parameters() if n.op == "call_module" else ()
+        yield from map(self.state.origins.label, (*tensors_in(self.fetch_args_kwargs_from_env(n)), *own))
 
     def _not_adapting(self, n: fx.Node, value: Any, steps: Steps) -> Ids | None:
         args, kwargs = self.fetch_args_kwargs_from_env(n)

@@ -82,7 +82,7 @@ def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = Non
 
 
 def attributes_in(values: Any) -> list[str]:
-    """Return the names of attributes that tensors have beside PyTorch's, except those that are None."""
+    """Return the names of attributes that plain tensors have beside PyTorch's and are not None."""
     plain = [leaf for leaf in pytree.tree_leaves(values) if type(leaf) is Tensor]
     return sorted({name for tensor in plain for name, value in vars(tensor).items() if value is not None})
 

@@ -52,9 +52,9 @@ def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = same = set(value)
         return same
     if kind is list:
-        memo[id(value)] = copied = []
-        copied += [copy_attribute(each, memo) for each in value]
-        return copied
+        memo[id(value)] = new = []
+        new += [copy_attribute(each, memo) for each in value]
+        return new
     if is_a(value, nn.Module):
         return _copy_module(value, memo)
     if kind in _LOOKS:
@@ -63,7 +63,7 @@ def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
     for leaf in pytree.tree_leaves(value):
         if is_a(leaf, torch.Tensor) and not leaf.is_leaf:
             memo.setdefault(id(leaf), leaf.detach().clone())
-    copied = copy.deepcopy(value, memo)
+    copied: Any = copy.deepcopy(value, memo)
     return with_attributes_of(value, copied) if kind is nn.Parameter else copied
 
 

@@ -16,7 +16,7 @@ from fxprune.pytorch import rewritable as surface
 from .functional import convolved, convolved_back, grouped, normalised
 from .places import picked, put, sliced
 from .site import Site
-from .sizes import created, expanded, interleaved, joined, padded, pieces, repeated, resized, squeezed
+from .sizes import created, interleaved, joined, like_another, padded, pieces, repeated, resized, squeezed
 from .sums import attention, corrected, multiplied, shifted
 
 
@@ -42,7 +42,7 @@ CASES = _table(
     (surface.TRANSPOSED, convolved_back),
     (surface.NORMS, normalised),
     (surface.GROUP_NORMS, grouped),
-    (surface.LIKE, expanded),
+    (surface.LIKE, like_another),
     (surface.REPEATS, repeated),
     (surface.INTERLEAVED, interleaved),
     (surface.JOINS, joined),

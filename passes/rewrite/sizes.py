@@ -168,24 +168,30 @@ def padded(site: Site) -> fx.Node | None:
     return site.copy((site.args[0], tuple(amounts), *site.args[2:]), kwargs)
 
 
-def expanded(site: Site) -> fx.Node | None:
-    """expand_as: an expanded axis has the width of what it met, not of its example."""
+def like_another(site: Site) -> fx.Node | None:
+    """expand_as, view_as: an axis has the width of what it holds, not that of its example."""
     like, wide = site.wide_of(1), site.coupling.nodes[site.node.name].value
-    if not site.value.labelled and all(codes is None or site.kept(codes).all() for codes in like.axes):
+    same = all(_width(site, wide, dim) == _width(site, like, dim) for dim in range(len(wide.sizes)))
+    if same and (site.kind != "expand_as" or not site.value.labelled):
         return None
     other = site.args[1]
 
     def size(dim: int) -> Any:
         codes = wide.axes[dim]
-        if codes is not None:
-            return int(site.kept(codes).sum())
-        if like.axes[dim] is not None:
-            return wide.sizes[dim]
-        return site.graph.create_node("call_method", "size", (other, dim), {}, f"{site.node.name}_size")
+        if like.axes[dim] is not None or (codes is not None and site.kind == "expand_as"):
+            return _width(site, wide, dim)
+        length = site.graph.create_node("call_method", "size", (other, dim), {}, f"{site.node.name}_size")
+        return length if codes is None else _kept_of(site, codes, length)
 
     sizes = map(size, range(len(wide.sizes)))
-    made = site.graph.create_node("call_method", "expand", (site.args[0], *sizes), {}, site.node.name)
+    stated = str(site.kind).removesuffix("_as")
+    made = site.graph.create_node("call_method", stated, (site.args[0], *sizes), {}, site.node.name)
     return standing_for(site.node, made)
+
+
+def _width(site: Site, wide: Shape, dim: int) -> int:
+    codes = wide.axes[dim]
+    return wide.sizes[dim] if codes is None else int(site.kept(codes).sum())
 
 
 def repeated(site: Site) -> fx.Node | None:

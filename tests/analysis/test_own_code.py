@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import fxprune
-from fxprune.errors import NothingToPruneError
+from fxprune.errors import CaptureError, NothingToPruneError
 
 IMAGES = torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -121,3 +121,41 @@ def test_code_that_states_a_width_keeps_its_channels(name):
 @pytest.mark.parametrize("name", STATE_NONE)
 def test_code_that_states_no_width_is_no_obstacle(name):
     assert error(STATE_NONE[name]) < 1e-12  # float64
+
+
+class Named(torch.Tensor):
+    """PyTorch gives the results of its operators this class, too."""
+
+
+class Own(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        register = self.register_parameter if isinstance(scale, nn.Parameter) else self.register_buffer
+        register("scale", scale)
+
+    def forward(self, x):
+        return x * self.scale
+
+
+STORED = {"parameter": lambda x: nn.Parameter(x.as_subclass(Named)), "buffer": lambda x: x.as_subclass(Named)}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_stored_tensors_of_a_class_with_operators_of_its_own_are_refused(kind):
+    """Labels were lost in what they meet, so that the graph was narrowed where it may not be."""
+    net = Net(Own(STORED[kind](torch.rand(8, 1, 1, dtype=torch.float64)))).double().eval()
+    with pytest.raises(CaptureError, match=r"scale` is a tensor of class `Named`, which may have operators of its own"):
+        fxprune.couple(net, IMAGES)
+
+
+def test_inputs_of_such_a_class_are_refused():
+    net = Net(nn.ReLU()).double().eval()
+    with pytest.raises(CaptureError, match=r"^`a` .* returns a tensor of class `Named`, .*: give a plain one"):
+        fxprune.couple(net, IMAGES.as_subclass(Named))
+
+
+def test_a_class_of_parameters_leaves_its_operators_to_pytorch():
+    class Scale(nn.Parameter):
+        pass
+
+    assert fxprune.prove(Net(Own(Scale(torch.rand(8, 1, 1)))), IMAGES).passed

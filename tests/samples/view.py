@@ -102,6 +102,8 @@ image("views by name", lambda s, y: torch.reshape(y, shape=(y.shape[0], 2, 4, *y
 image("tokens and back", lambda s, y: y.flatten(2).mT.mT.reshape(y.shape), {A: 8, B: 6})
 image("views by their operators", _by_operators, {A: 8, B: 6})
 image("ravel", lambda s, y: torch.flatten(torch.ravel(y).view_as(y).ravel()).view_as(y), {A: 8, B: 6})
+image("viewed like what is narrower", lambda s, y: y.mean(1, True) * s.c(y).sort(1)[0].flatten(1).view_as(y),
+      {A: 8, B: 6}, c=conv(8, 8), frozen="sort over channels")
 image("channel shuffle by view", _shuffle, {A: 4, B: 6})
 image("channel shuffle", lambda s, y: s.s(y), {A: 4, B: 6}, s=nn.ChannelShuffle(2))
 image("channel shuffle after groups", lambda s, y: F.channel_shuffle(s.d(y), 2), {A: 4, "d.weight": 4, B: 6},
