@@ -84,6 +84,7 @@ def put_names(kind: CallTarget) -> tuple[str, ...]:
 _LEADING: dict[CallTarget, tuple[str, ...]] = {
     F.scaled_dot_product_attention: ("query", "key", "value"),
     **dict.fromkeys(JOINS, ("tensors", "dim")),
+    **dict.fromkeys(LIKE, ("input", "other")),
     torch.split: ("tensor", "split_size_or_sections", "dim"),
     torch.matmul: ("input", "other"),
     torch.linalg.norm: ("A",),
