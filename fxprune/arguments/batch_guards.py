@@ -71,7 +71,7 @@ def turning_points(graph: fx.Graph, numbers: Numbers, sizes: Numbers, given: int
 def cuts_of_batch(graph: fx.Graph, numbers: Numbers, sizes: Numbers, least: int) -> dict[fx.Node, bool]:
     """Tell of each call that cuts the batch whether it makes one piece at all sizes of a range.
 
-    The range is from ``least`` to the largest run.
+    The range is from ``least`` to the largest run; of one with more sizes than ``MOST``, nothing is told.
     """
     turns, batches = _Turns(graph, numbers, sizes), range(least, max(numbers) + 1)
     return {call: is_whole(call, turns.evenly, batches) for call in graph.nodes if cuts_batch(call, turns.evenly)}

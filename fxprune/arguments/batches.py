@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.arguments.batch_guards import Numbers, cuts_of_batch, turning_points
-from fxprune.arguments.batch_values import tensor_cut
+from fxprune.arguments.batch_values import MOST, tensor_cut
 from fxprune.arguments.guards import SpecialisedError, guard_dtype, guard_equal, guard_tensor
 from fxprune.arguments.inputs import Inputs, in_order, tensors_of
 from fxprune.errors import first_line
@@ -198,7 +198,7 @@ def _tried(
 # A batch size that is larger than slices and tables: a prime, which nothing divides.
 _MANY = 10007
 # The largest ones at which guards are looked at: those of numbers that grow unevenly, and those of all others.
-_MOST, _FARTHEST = 2**18, 2**31
+_MOST, _FARTHEST = MOST, 2**31
 
 
 class _Unguarded(OnMeta):

@@ -11,7 +11,7 @@ from helpers.batches import BOUNDS, IMAGES, deciding, narrowed, net
 from samples.table import Net, conv, linear
 
 import fxprune
-from fxprune.passes.onnx import check_onnx, export_pt2, onnx_runner
+from fxprune.passes.onnx import batches_of, check_onnx, export_pt2, onnx_runner
 
 DECISIONS = [
     (lambda x, y: x.shape[0] > 7, "1 to 7"),
@@ -55,6 +55,17 @@ def test_a_batch_that_is_one_piece_is_not_cut_in_a_file(case, tmp_path):
     coupling = fxprune.couple(model, inputs)
     report = fxprune.export_onnx(narrowed(coupling, model), inputs, tmp_path / "x.onnx")
     assert str(report.batch) == str(coupling.batch) == f"1 to {2 if given == 1 else 16}"
+
+
+def test_a_range_of_very_many_batch_sizes_is_not_listed():
+    def forward(s, x):
+        pieces = x.chunk((x.shape[0] + 2**28 - 1) // 2**28) if x.shape[0] < 2**28 else x.split(1)
+        return s.head(torch.cat([s.a(piece).relu() for piece in pieces]).mean((2, 3)))
+
+    model = Net(forward, a=conv(3, 8), head=linear(8, 4)).eval()
+    coupling = fxprune.couple(model, IMAGES)
+    assert str(coupling.batch) == f"1 to {2**28 - 1}"
+    assert batches_of(coupling.graph_module, (IMAGES,)).fixed, "the file takes the batch of its example"
 
 
 def needless(s, x):
