@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.arguments.records import fields_of
 from fxprune.errors import kind_and_line
 from fxprune.pytorch.modes import question_holders
-from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.modules import kept_tensors, named_tensors
 from fxprune.pytorch.torch_private import OpOverload, TorchDispatchMode, op_name, pytree
 
 from .watch import Watch
@@ -62,7 +64,8 @@ def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = Non
     seed_all()
     tensors = dict(named_tensors(module))
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
-    drawn = generator_states()
+    drawn, held = generator_states(), [*tensors.values(), *itertools.chain(*map(kept_tensors, module.modules()))]
+    known = {id(tensor): dict(vars(tensor)) for tensor in held}
     record = _unrecorded if recording is None else recording
     with autocast_watched(module) as uses, Watch(tensors) as watch, record(given) as note:  # type: ignore[no-untyped-call]
         outputs = leaves_of(run_on(module, given))
@@ -77,14 +80,18 @@ def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = Non
         drawn != generator_states(),
         watch.operations,
         bool(uses),
-        attributes_in((given, outputs)),
+        attributes_in((given, outputs), known),
     )
 
 
-def attributes_in(values: Any) -> list[str]:
-    """Return the names of attributes that plain tensors have beside PyTorch's and are not None."""
-    plain = [leaf for leaf in pytree.tree_leaves(values) if type(leaf) is Tensor]
-    return sorted({name for tensor in plain for name, value in vars(tensor).items() if value is not None})
+def attributes_in(values: Any, known: Mapping[int, Mapping[str, Any]] = MappingProxyType({})) -> list[str]:
+    """Return the names of attributes that plain tensors have beside PyTorch's and are not None.
+
+    Those that a tensor had before, which are ``known`` by its identity, do not count.
+    """
+    plain = [(known.get(id(leaf), {}), leaf) for leaf in pytree.tree_leaves(values) if type(leaf) is Tensor]
+    found = [(name, value, before.get(name)) for before, tensor in plain for name, value in vars(tensor).items()]
+    return sorted({name for name, value, before in found if value is not None and value is not before})
 
 
 @contextlib.contextmanager

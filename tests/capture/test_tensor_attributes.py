@@ -109,6 +109,18 @@ def test_an_attribute_of_an_output_is_refused_where_no_trace_shows_it():
         fxprune.couple(net(forward), (IMAGES,))
 
 
+@pytest.mark.parametrize("where", ["buffer", "attribute"])
+def test_an_attribute_that_a_stored_output_had_before_is_no_effect_of_the_call(where):
+    places = torch.arange(4.0)
+    places._is_initialized = True  # as `transformers` notes
+    model = net(lambda s, x: (s.head(s.b(s.a(x)).mean((2, 3))), s.places))
+    if where == "buffer":
+        model.register_buffer("places", places)
+    else:
+        model.places = places
+    assert "b" in fxprune.couple(model, (IMAGES,)).nodes
+
+
 def test_parameters_of_copies_and_of_narrow_networks_keep_their_attributes():
     def forward(s, x):
         return s.head((s.b(s.a(x).relu()) * s.a.weight.scale).mean((2, 3)))
