@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,27 @@ from torch import nn
 import fxprune
 
 IMAGES = torch.randn(2, 3, 8, 8)
+
+
+KEPT = {}
+
+
+@functools.lru_cache
+def kind_of(value):
+    return type(value)
+
+
+def kept(value):
+    found = KEPT.setdefault("type", type(value))
+    return int if found is int else None
+
+
+def derived():
+    class Kind(type):
+        def twice(cls):
+            return type(cls) is Kind
+
+    return Kind("New", (), {"held": True}).held and Kind("New", (), {}).twice() and not isinstance(int, Kind)
 
 
 class Asking(nn.Module):
@@ -44,6 +67,11 @@ QUESTIONS = {
     "sequences": lambda s, x, y: type(tuple(x.shape)) is tuple and type([x]) is list,
     "types": lambda s, x, y: isinstance(torch.Tensor, type) and type(type) is type and issubclass(type, type),
     "a new type": lambda s, x, y: type("New", (), {"held": True}).held,
+    "a derived type": lambda s, x, y: derived(),
+    "a kind of types": lambda s, x, y: type[int] == type[int] and isinstance(int, type | None),
+    "a shape is a tuple": lambda s, x, y: issubclass(type(x.shape), tuple) and tuple in type(x.shape).__mro__,
+    "the text of a type": lambda s, x, y: str(type(x.shape[2])) == "<class 'int'>",
+    "the module of a type": lambda s, x, y: type(x.shape[2]).__module__ == "builtins",
     "a layer": lambda s, x, y: type(s) is Asking and type(s.a) is nn.Conv2d,
 }
 
@@ -68,3 +96,15 @@ def test_types_are_those_of_the_values(asked, dtype):
 def test_names_are_left_alone_after_a_trace():
     fxprune.couple(Asking(QUESTIONS["a tensor"]).eval(), (IMAGES,))
     assert not {"type", "int", "len"} & globals().keys()
+
+
+@pytest.mark.parametrize("keeping", [kind_of, kept])
+def test_what_a_model_keeps_is_the_type_itself(keeping):
+    net = Asking(lambda s, x, y: x.shape[2] > 4 and keeping(3) is int).eval()
+    kind_of.cache_clear()
+    wanted = net(IMAGES)
+    kind_of.cache_clear()
+    KEPT.clear()
+    coupling = fxprune.couple(net, (IMAGES,))
+    assert kind_of(3) is int and KEPT.get("type", int) is int
+    torch.testing.assert_close(coupling.graph_module(IMAGES), wanted)

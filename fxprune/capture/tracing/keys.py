@@ -85,6 +85,12 @@ def compares_identity(frame: FrameType) -> bool:
     return any(_may_be_kind(frame.f_globals, names) for names in _compared(frame.f_code))
 
 
+def uses_identity(frame: FrameType) -> bool:
+    """Tell whether a frame may ask ``a is b`` of what a call returns, or calls it."""
+    around = [each for each in _around(frame.f_code, frame.f_lasti) if isinstance(each, ast.Call)]
+    return bool(_compared(frame.f_code)) or (len(around) > 1 and around[-2].func is around[-1])
+
+
 def _may_be_kind(scope: dict[str, Any], names: tuple[str, ...]) -> bool:
     """Tell whether what names lead to may be a type or device, or is not known."""
     value = scope.get(names[0]) if names else None

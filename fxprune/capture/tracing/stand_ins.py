@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import functools
+import gc
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.common.objects import is_a, table_of
+
+from .keys import uses_identity
 from .own_tensors import OwnTensor
 
 # During a trace, PyTorch puts a function of its own into `math`, which no file can name.
@@ -31,6 +35,13 @@ class _StandIn(type):
 
     stands_for: type
 
+    def __new__(meta, name: str, bases: tuple[type, ...], members: dict[str, Any], **options: Any) -> Any:
+        """Let a class that the model derives from such a one derive from the other."""
+        if not any(map(_stands_in, bases)):
+            return super().__new__(meta, name, bases, members)
+        real: Any = tuple(base.stands_for if _stands_in(base) else base for base in bases)  # type: ignore[attr-defined]
+        return builtins.type(name, real, members, **options)
+
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, cls.stands_for)
 
@@ -42,6 +53,10 @@ class _StandIn(type):
 
     def __hash__(cls) -> int:
         return hash(cls.stands_for)
+
+
+def _stands_in(value: Any) -> bool:
+    return issubclass(builtins.type(value), _StandIn)
 
 
 class _OfIntegers(_StandIn):
@@ -79,7 +94,7 @@ class _OfTypes(_StandIn):
         elif issubclass(found, _StandIn):
             found = builtins.type
         named = torch.Size if found is _SIZE else asker.f_globals.get(found.__name__)
-        return named if issubclass(builtins.type(named), _StandIn) and named == found else found
+        return named if _stands_in(named) and named == found and uses_identity(asker) else found
 
 
 class _OfSizes(_StandIn):
@@ -92,17 +107,22 @@ class _OfSizes(_StandIn):
         return tuple(parts) if any(isinstance(each, fx.Proxy) for each in parts) else _SIZE(*args)
 
 
-class _Size(metaclass=_OfSizes):
+class _Size(tuple, metaclass=_OfSizes):  # type: ignore[type-arg]
     """The class that the model finds under the name ``torch.Size``."""
 
 
 class _Type(builtins.type, metaclass=_OfTypes):
     """The class that code of the model finds under the name ``type``."""
 
+    def __class_getitem__(cls, kind: Any) -> Any:
+        return builtins.type[kind]
+
 
 _NAMES = {"int": _Int, "len": _length, "type": _Type}
-for _name, _class in (("int", _Int), ("Size", _Size), ("type", _Type)):
-    _class.__name__ = _class.__qualname__ = _name
+_CLASSES = (_Int, _Size, _Type)
+for _class in _CLASSES:
+    _class.__name__ = _class.__qualname__ = _class.stands_for.__name__
+    _class.__module__ = _class.stands_for.__module__
 
 
 @contextlib.contextmanager
@@ -114,6 +134,7 @@ def names_recorded(root: nn.Module, *, literal: bool) -> Iterator[None]:
     packages = {type(module).__module__.partition(".")[0] for module in root.modules()} - _OTHERS
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
     names = ["type"] if literal else [*_NAMES]
+    held = _references()
     changed = [(vars(module), name) for module in modules for name in names if name not in vars(module)]
     for scope, name in changed:
         scope[name] = _NAMES[name]
@@ -122,6 +143,28 @@ def names_recorded(root: nn.Module, *, literal: bool) -> Iterator[None]:
     finally:
         for scope, name in changed:
             del scope[name]
+        for name, number in _references().items():
+            if number > held[name]:
+                _give_back(_NAMES.get(name, _Size))
+
+
+def _references() -> dict[str, int]:
+    return {each.__name__: sys.getrefcount(each) for each in _CLASSES}
+
+
+def _give_back(stand_in: Any) -> None:
+    """Put a class where the model has kept what stands for it, as in a cache."""
+    own, real = (_NAMES, globals()), stand_in.stands_for
+    for holder in gc.get_referrers(stand_in):
+        if is_a(holder, type(functools.lru_cache(len))):
+            holder.cache_clear()
+            continue
+        held = holder if type(holder) in (dict, list) else table_of(holder)
+        if any(held is each for each in own) or is_a(holder, type):
+            continue
+        for place, value in [*(enumerate(held) if type(held) is list else held.items())]:
+            if value is stand_in:
+                held[place] = real
 
 
 # Methods of a tensor whose parser takes several sizes in a tuple only, if the first is a proxy.
