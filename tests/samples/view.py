@@ -104,6 +104,7 @@ image("views by their operators", _by_operators, {A: 8, B: 6})
 image("ravel", lambda s, y: torch.flatten(torch.ravel(y).view_as(y).ravel()).view_as(y), {A: 8, B: 6})
 image("viewed like another by name",
       lambda s, y: (y + y.mean((2, 3), True).expand_as(other=y)).flatten(2).view_as(other=y), {A: 8, B: 6})
+image("reshaped like another", lambda s, y: y.flatten(2).relu().reshape_as(y), {A: 8, B: 6})
 image("viewed like what is narrower", lambda s, y: y.mean(1, True) * s.c(y).sort(1)[0].flatten(1).view_as(y),
       {A: 8, B: 6}, c=conv(8, 8), frozen="sort over channels")
 image("channel shuffle by view", _shuffle, {A: 4, B: 6})
