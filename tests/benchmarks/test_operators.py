@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.operators import __main__ as page
 from benchmarks.operators.classes import class_of, operators
 from benchmarks.operators.trial import verdict
 
@@ -39,3 +40,13 @@ def test_each_operator_has_a_class(operator, kind):
 )
 def test_a_trial_sees_what_a_rule_would_say(operator, kind):
     assert verdict(operator) == kind
+
+
+@pytest.mark.parametrize(("known", "status"), [(page.KNOWN, 0), (page.KNOWN - {"nonzero_static"}, 1)])
+def test_a_rule_that_is_missing_and_not_known_is_an_error(known, status, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(page, "PAGE", tmp_path / "operators.md")
+    monkeypatch.setattr(page, "KNOWN", known)
+    monkeypatch.setattr(page, "operators", lambda: [ATEN.sum.default, ATEN.nonzero_static.default])
+    assert page.main() == status
+    assert ("nonzero_static" in capsys.readouterr().err) == bool(status)
+    assert "nonzero_static" in (tmp_path / "operators.md").read_text(encoding="utf-8")
