@@ -11,13 +11,15 @@ import csv
 import hashlib
 import itertools
 import json
+import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from scipy.stats import binomtest
+from tqdm import tqdm
 
 from benchmarks import ROOT
 from benchmarks.pages import fill
@@ -25,10 +27,11 @@ from benchmarks.tables import read_csv
 from benchmarks.trust_page import write_section
 
 from .operators import Mutant, mutants
-from .tests import Lines, Session, outcome, tests_by_line, with_tests
+from .tests import MOST_SECONDS, Lines, Session, in_forks, lines_of, outcome, trial, with_tests
 
 WORK = ROOT / "build" / "mutation"
 JOURNAL = WORK / "outcomes.csv"
+MAP = WORK / "lines.json"
 REASONS = Path(__file__).with_name("reasons.csv")
 FIELDS = ("place", "source", "line", "tests", "outcome", "seconds")
 # What is mutated, and the tests that are to see it. The whole suite sees more, and takes minutes for each.
@@ -54,8 +57,6 @@ TESTS = (
     "calibration/test_merged.py", "capture/test_capture_guards.py", "capture/test_modes.py",
     "equivalence/test_equivalence.py", "equivalence/test_program.py",
 )  # fmt: skip
-# A test that takes longer than this is left out.
-MOST_SECONDS = 8.0
 
 
 def subjects() -> list[str]:
@@ -94,31 +95,45 @@ def _run(session: Session, args: argparse.Namespace) -> None:
     again = {place for place, row in done.items() if args.survivors and not row["outcome"].startswith("killed")}
     again = {place for place in again if place[0] not in reasons()}
     todo = [mutant for mutant in chosen if mutant.place not in done or mutant.place in again]
-    # The quick ones first, and among them those that kill most.
     kills = Counter(row["outcome"].removeprefix("killed by ") for row in done.values())
+
+    def trials() -> Iterator[tuple[tuple[Mutant, int, float], Callable[[], str]]]:
+        for mutant in tqdm(todo, "mutants", mininterval=10.0):
+            start = time.monotonic()
+            if start > deadline:
+                break
+            names = _tests_of(mutant, lines, seconds, kills, args.tests)
+            say = trial(session, mutant, {n: seconds[n] for n in names}) if names else lambda: "no test runs it"
+            yield (mutant, len(names), start), say
+
+    for (mutant, tests, start), said, ended in in_forks(trials(), args.jobs):
+        found = outcome(said, ended)
+        kills[found.removeprefix("killed by ")] += 1
+        row = (*mutant.place, mutant.line, tests, found, f"{time.monotonic() - start:.1f}")
+        _add(dict(zip(FIELDS, row)))
+        if not found.startswith("killed"):
+            tqdm.write(f"{mutant.path}:{mutant.line} {found}: {mutant.key}")
+
+
+def _tests_of(
+    mutant: Mutant, lines: Lines, seconds: Mapping[str, float], kills: Mapping[str, int], most: float
+) -> list[str]:
+    """Return tests that run a mutant, of ``most`` seconds in all, the quick ones first, and those that kill most."""
+    # What is in no function runs while a module is loaded: any test of the file may see it.
+    run_it = lines.get((mutant.path, mutant.line if mutant.function else 0), ())
+    names = _in_turn(sorted(run_it, key=lambda name: seconds[name] / (1 + kills.get(name, 0))))
+    total = itertools.accumulate(seconds[name] for name in names)
+    return [name for name, sum_of in zip(names, total) if sum_of <= most]
+
+
+def _add(row: dict[str, object]) -> None:
     JOURNAL.parent.mkdir(parents=True, exist_ok=True)
     fresh = not JOURNAL.exists()
     with open(JOURNAL, "a", encoding="utf-8", newline="") as file:
         journal = csv.DictWriter(file, FIELDS)
         if fresh:
             journal.writeheader()
-        for at, mutant in enumerate(todo):
-            if time.monotonic() > deadline:
-                break
-            # What is in no function runs while a module is loaded: any test of the file may see it.
-            run_it = lines.get((mutant.path, mutant.line if mutant.function else 0), ())
-            names = _in_turn(sorted(run_it, key=lambda name: seconds[name] / (1 + kills[name])))
-            total = itertools.accumulate(seconds[name] for name in names)
-            names = [name for name, sum_of in zip(names, total) if sum_of <= args.tests]
-            start = time.monotonic()
-            said = outcome(session, mutant, {n: seconds[n] for n in names}) if names else "no test runs it"
-            kills[said.removeprefix("killed by ")] += 1
-            took = f"{time.monotonic() - start:.1f}"
-            row = (*mutant.place, mutant.line, len(names), said, took)
-            journal.writerow(dict(zip(FIELDS, row)))
-            file.flush()
-            if not said.startswith("killed"):
-                print(f"{at + 1}/{len(todo)} {mutant.path}:{mutant.line} {said}: {mutant.key}", flush=True)
+        journal.writerow(row)
 
 
 def _chosen(args: argparse.Namespace) -> list[Mutant]:
@@ -137,30 +152,41 @@ def _in_turn(names: Sequence[str]) -> list[str]:
 
 
 def _lines(session: Session, args: argparse.Namespace) -> tuple[Lines, dict[str, float]]:
-    """Which tests run which lines; kept on disk, as long as neither sources nor tests change."""
-    paths = sorted({mutant.path for mutant in _chosen(args)})
-    files = [ROOT / path for path in paths] + [ROOT / "tests" / name for name in args.files]
-    for folder in ("tests/samples", "tests/samples/across", "benchmarks/random_networks"):
-        files += sorted((ROOT / folder).glob("*.py"))
-    sha = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    kept = WORK / "lines.json"
-    stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    if stored.get("sha") != sha:
-        lines, seconds = tests_by_line(session, paths, MOST_SECONDS)
-        number = {name: at for at, name in enumerate(seconds)}
-        stored = {
-            "sha": sha,
-            "lines": [[path, line, [number[name] for name in names]] for (path, line), names in lines.items()],
-            "seconds": seconds,
-        }
-        WORK.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(stored), encoding="utf-8")
-    names = list(stored["seconds"])
-    lines = {(path, line): [names[at] for at in run_it] for path, line, run_it in stored["lines"]}
-    for path in paths:
+    """Which tests run which lines; kept on disk, until sources or the file of the test change."""
+    sources = {path: (ROOT / path).read_bytes() for path in subjects()}
+    sha = hashlib.sha256(b"".join(sources.values())).hexdigest()
+    files = {name: hashlib.sha256((ROOT / "tests" / name).read_bytes()).hexdigest() for name in args.files}
+    stored = json.loads(MAP.read_text(encoding="utf-8")) if MAP.exists() else {}
+    before = stored["tests"] if stored.get("sha") == sha else {}
+    known = {name: row for name, row in before.items() if row["file"] in files.values() and name in session.items}
+    rows = dict(known)
+    for name, passed, run_it, took in lines_of(
+        [n for n in session.items if n not in known], session, sources, args.jobs
+    ):
+        file = files[name.partition("::")[0].removeprefix("tests/")]
+        rows[name] = {"file": file, "quick": passed, "seconds": took, "lines": run_it}
+        if len(rows) % 100 == 0:
+            _keep(sha, rows)
+    _keep(sha, rows)
+    quick = {name: row["seconds"] for name, row in rows.items() if row["quick"]}
+    lines: Lines = defaultdict(list)
+    for name in quick:
+        for path, numbers in rows[name]["lines"].items():
+            for number in numbers:
+                lines[path, number].append(name)
+    for path in sources:
         # A file may have tables only, and no function that runs.
-        lines[path, 0] = sorted({name for (of, _), run_it in lines.items() if of == path for name in run_it}) or names
-    return lines, stored["seconds"]
+        lines[path, 0] = sorted({name for (of, _), run_it in lines.items() if of == path for name in run_it}) or list(
+            quick
+        )
+    return lines, quick
+
+
+def _keep(sha: str, rows: Mapping[str, object]) -> None:
+    WORK.mkdir(parents=True, exist_ok=True)
+    part = MAP.with_suffix(".part")
+    part.write_text(json.dumps({"sha": sha, "tests": rows}), encoding="utf-8")
+    part.replace(MAP)
 
 
 def reasons() -> dict[str, str]:
@@ -196,8 +222,8 @@ def _report(args: argparse.Namespace) -> int:
         for name, c in (*by_file.items(), ("all", total))
         if c["mutants"]
     ]
-    counted = json.loads((WORK / "lines.json").read_text(encoding="utf-8")) if (WORK / "lines.json").exists() else {}
-    tests = len(counted.get("seconds", {}))
+    counted = json.loads(MAP.read_text(encoding="utf-8"))["tests"] if MAP.exists() else {}
+    tests = sum(row["quick"] for row in counted.values())
     first = [row["outcome"].startswith("killed") for row in {row["place"]: row for row in reversed(tried())}.values()]
     could = total["tried"] - total["equivalent"]
     survivors = [
@@ -242,6 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="draws the sample (default: 0)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin none after so long (default: never)")
     parser.add_argument("--tests", type=float, default=float("inf"), help="seconds of tests for each (default: all)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes (default: one per core)"
+    )
     parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="those whose key contains one of these")
     parser.add_argument(
         "--files", nargs="+", default=TESTS, metavar="FILE", help="of tests (default: all that may see one)"

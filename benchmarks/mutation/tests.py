@@ -7,28 +7,35 @@ import contextlib
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import os
+import select
 import signal
 import sys
 import time
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from _pytest.runner import runtestprotocol
+from tqdm import tqdm
 
 from benchmarks import ROOT
 
 from .operators import Mutant, mutated
 
+# A test that takes longer than this is left out.
+MOST_SECONDS = 8.0
 # A test that takes this much longer than without a mutant, in time of the processor, has a loop that does not end.
 SLOWER, SPARE_SECONDS = 5.0, 5.0
 PACKAGES = {"fxprune": "fxprune", "passes": "fxprune.passes"}
 Lines = dict[tuple[str, int], list[str]]
+T = TypeVar("T")
+tqdm.monitor_interval = 0  # a thread of its own would be lost in a fork
 
 
 class Session:
@@ -47,7 +54,10 @@ class Session:
         _limit(most)
         start = time.process_time()
         passed = self.passes(name)
-        return json.dumps([passed, sorted(seen), time.process_time() - start])
+        lines = defaultdict[str, list[int]](list)
+        for path, line in sorted(seen):
+            lines[path].append(line)
+        return json.dumps([passed, lines, time.process_time() - start])
 
 
 class _Tell(ast.NodeTransformer):
@@ -93,27 +103,21 @@ def with_tests(files: Sequence[str], use: Callable[[Session], None]) -> None:
         raise RuntimeError(f"pytest ended with {code}: the tests could not be collected")
 
 
-def tests_by_line(session: Session, paths: Sequence[str], most: float) -> tuple[Lines, dict[str, float]]:
-    """Map (path, line) to the tests that run it, and quick passing tests to seconds.
+def lines_of(
+    names: Sequence[str], session: Session, paths: Iterable[str], jobs: int
+) -> Iterator[tuple[str, bool, dict[str, list[int]], float]]:
+    """Yield each test, whether it is quick and passes, the lines of each file that it runs, its seconds.
 
     Each runs in a process of its own: what tests keep for one another would make the later ones look quick, and blind
     to a mutant.
     """
     for path in paths:
         _watch(path)
-    found: Lines = defaultdict(list)
-    seconds = {}
-    for name in session.items:
-        told, _ = in_fork(functools.partial(session.lines_run, name, SEEN, most))
-        passed, lines, took = json.loads(told or "[false, [], 0]")
-        if not passed:
-            continue
-        seconds[name] = took
-        for path, line in lines:
-            found[path, line].append(name)
+    asked = ((name, functools.partial(session.lines_run, name, SEEN, MOST_SECONDS)) for name in names)
+    for name, told, _ in in_forks(tqdm(asked, "lines", len(names), mininterval=10.0), jobs):
+        yield name, *json.loads(told or "[false, {}, 0]")
     for path in paths:
         _put(path, compile((ROOT / path).read_text(encoding="utf-8"), str(ROOT / path), "exec"))
-    return dict(found), seconds
 
 
 def _watch(path: str) -> None:
@@ -139,8 +143,8 @@ def _outermost(code: types.CodeType) -> Iterator[str]:
             yield from (f"{each.co_name}.{inner.co_name}" for inner in _codes(each) if inner.co_name[0] != "<")
 
 
-def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> str:
-    """Return ``killed by NAME`` or ``time``, ``survived``, or the signal that ended its process."""
+def trial(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> Callable[[], str]:
+    """Make the function that runs tests on a mutant, and says ``survived`` or ``killed by NAME``."""
     code = code_of(mutant)  # here, so that a source that is gone ends the run and kills no mutant
 
     def told() -> str:
@@ -152,13 +156,38 @@ def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> s
         killer = next((name for name, took in seconds.items() if not _survives(session, name, took)), None)
         return "survived" if killer is None else f"killed by {killer}"
 
-    said, ended = in_fork(told)
-    # A crash of a library is no test that fails.
+    return told
+
+
+def outcome(said: str, ended: int) -> str:
+    """Return what a trial said, or the signal that ended it: a crash is no test that fails."""
     return said or ("killed by time" if ended == signal.SIGPROF else f"ended by signal {ended}")
 
 
-def in_fork(say: Callable[[], str]) -> tuple[str, int]:
-    """Return what a function says in a silent process, or nothing, and the signal that ended it."""
+def in_forks(asked: Iterable[tuple[T, Callable[[], str]]], jobs: int) -> Iterator[tuple[T, str, int]]:
+    """Yield each key, what its function says in a silent process, and the signal that ended it.
+
+    At most ``jobs`` processes run at once; what ends first comes first.
+    """
+    waiting, running = iter(asked), dict[int, tuple[T, int, list[bytes]]]()
+    while True:
+        for key, say in itertools.islice(waiting, jobs - len(running)):
+            pipe, child = _fork(say)
+            running[pipe] = (key, child, [])
+        if not running:
+            return
+        for pipe in select.select(list(running), [], [])[0]:
+            key, child, parts = running[pipe]
+            if part := os.read(pipe, 1 << 16):
+                parts.append(part)
+                continue
+            del running[pipe]
+            os.close(pipe)
+            yield key, b"".join(parts).decode(), os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+def _fork(say: Callable[[], str]) -> tuple[int, int]:
+    """Return the pipe from which to read what a silent process says, and its number."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -171,9 +200,7 @@ def in_fork(say: Callable[[], str]) -> tuple[str, int]:
             pipe.write(say())
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    return said, os.WTERMSIG(os.waitpid(child, 0)[1])
+    return reading, child
 
 
 def _limit(seconds: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.mutation import __main__ as mutation
 from benchmarks.mutation.operators import Mutant, mutants, mutated
-from benchmarks.mutation.tests import apply, code_of, in_fork
+from benchmarks.mutation.tests import apply, code_of, in_forks
 from fxprune.pytorch import view_factors
 
 MADE = {
@@ -95,5 +95,6 @@ def test_a_seed_draws_an_order_of_all_mutants():
 
 
 def test_a_process_that_is_ended_says_by_which_signal():
-    assert in_fork(lambda: "said") == ("said", 0)
-    assert in_fork(lambda: str(signal.raise_signal(signal.SIGKILL))) == ("", signal.SIGKILL)
+    asked = {"ended": lambda: str(signal.raise_signal(signal.SIGKILL)), "long": lambda: "said" * 10**5}
+    found = {key: (said, ended) for key, said, ended in in_forks(asked.items(), 2)}
+    assert found == {"ended": ("", signal.SIGKILL), "long": ("said" * 10**5, 0)}
