@@ -9,13 +9,11 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import itertools
-import json
 import os
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scipy.stats import binomtest
@@ -26,12 +24,11 @@ from benchmarks.pages import fill
 from benchmarks.tables import read_csv
 from benchmarks.trust_page import write_section
 
+from .line_map import WORK, LineMap
 from .operators import Mutant, mutants
-from .tests import MOST_SECONDS, Lines, Session, in_forks, lines_of, outcome, trial, with_tests
+from .tests import MOST_SECONDS, Session, in_forks, outcome, trial, with_tests
 
-WORK = ROOT / "build" / "mutation"
 JOURNAL = WORK / "outcomes.csv"
-MAP = WORK / "lines.json"
 REASONS = Path(__file__).with_name("reasons.csv")
 FIELDS = ("place", "source", "line", "tests", "outcome", "seconds")
 # What is mutated, and the tests that are to see it. The whole suite sees more, and takes minutes for each.
@@ -89,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(session: Session, args: argparse.Namespace) -> None:
-    lines, seconds = _lines(session, args)
+    line_map = LineMap.of(session, subjects(), args.files, args.jobs)
     done, deadline = known(), time.monotonic() + args.seconds
     chosen = _chosen(args)[: args.sample]
     again = {place for place, row in done.items() if args.survivors and not row["outcome"].startswith("killed")}
@@ -102,9 +99,8 @@ def _run(session: Session, args: argparse.Namespace) -> None:
             start = time.monotonic()
             if start > deadline:
                 break
-            names = _tests_of(mutant, lines, seconds, kills, args.tests)
-            say = trial(session, mutant, {n: seconds[n] for n in names}) if names else lambda: "no test runs it"
-            yield (mutant, len(names), start), say
+            tests = line_map.tests_of(mutant, kills, args.tests)
+            yield (mutant, len(tests), start), trial(session, mutant, tests) if tests else lambda: "no test runs it"
 
     for (mutant, tests, start), said, ended in in_forks(trials(), args.jobs):
         found = outcome(said, ended)
@@ -113,17 +109,6 @@ def _run(session: Session, args: argparse.Namespace) -> None:
         _add(dict(zip(FIELDS, row)))
         if not found.startswith("killed"):
             tqdm.write(f"{mutant.path}:{mutant.line} {found}: {mutant.key}")
-
-
-def _tests_of(
-    mutant: Mutant, lines: Lines, seconds: Mapping[str, float], kills: Mapping[str, int], most: float
-) -> list[str]:
-    """Return tests that run a mutant, of ``most`` seconds in all, the quick ones first, and those that kill most."""
-    # What is in no function runs while a module is loaded: any test of the file may see it.
-    run_it = lines.get((mutant.path, mutant.line if mutant.function else 0), ())
-    names = _in_turn(sorted(run_it, key=lambda name: seconds[name] / (1 + kills.get(name, 0))))
-    total = itertools.accumulate(seconds[name] for name in names)
-    return [name for name, sum_of in zip(names, total) if sum_of <= most]
 
 
 def _add(row: dict[str, object]) -> None:
@@ -139,54 +124,6 @@ def _add(row: dict[str, object]) -> None:
 def _chosen(args: argparse.Namespace) -> list[Mutant]:
     """Return all mutants whose keys contain one of the given texts, in the order of the seed."""
     return [mutant for mutant in every_mutant(args.seed) if any(text in mutant.key for text in args.only)]
-
-
-def _in_turn(names: Sequence[str]) -> list[str]:
-    """Return the first test of each file, then the second of each, and so on."""
-    before = Counter[str]()
-    places = []
-    for name in names:
-        before[file := name.partition("::")[0]] += 1
-        places.append((before[file], name))
-    return [name for _, name in sorted(places, key=lambda place: place[0])]
-
-
-def _lines(session: Session, args: argparse.Namespace) -> tuple[Lines, dict[str, float]]:
-    """Which tests run which lines; kept on disk, until sources or the file of the test change."""
-    sources = {path: (ROOT / path).read_bytes() for path in subjects()}
-    sha = hashlib.sha256(b"".join(sources.values())).hexdigest()
-    files = {name: hashlib.sha256((ROOT / "tests" / name).read_bytes()).hexdigest() for name in args.files}
-    stored = json.loads(MAP.read_text(encoding="utf-8")) if MAP.exists() else {}
-    before = stored["tests"] if stored.get("sha") == sha else {}
-    known = {name: row for name, row in before.items() if row["file"] in files.values() and name in session.items}
-    rows = dict(known)
-    for name, passed, run_it, took in lines_of(
-        [n for n in session.items if n not in known], session, sources, args.jobs
-    ):
-        file = files[name.partition("::")[0].removeprefix("tests/")]
-        rows[name] = {"file": file, "quick": passed, "seconds": took, "lines": run_it}
-        if len(rows) % 100 == 0:
-            _keep(sha, rows)
-    _keep(sha, rows)
-    quick = {name: row["seconds"] for name, row in rows.items() if row["quick"]}
-    lines: Lines = defaultdict(list)
-    for name in quick:
-        for path, numbers in rows[name]["lines"].items():
-            for number in numbers:
-                lines[path, number].append(name)
-    for path in sources:
-        # A file may have tables only, and no function that runs.
-        lines[path, 0] = sorted({name for (of, _), run_it in lines.items() if of == path for name in run_it}) or list(
-            quick
-        )
-    return lines, quick
-
-
-def _keep(sha: str, rows: Mapping[str, object]) -> None:
-    WORK.mkdir(parents=True, exist_ok=True)
-    part = MAP.with_suffix(".part")
-    part.write_text(json.dumps({"sha": sha, "tests": rows}), encoding="utf-8")
-    part.replace(MAP)
 
 
 def reasons() -> dict[str, str]:
@@ -222,8 +159,6 @@ def _report(args: argparse.Namespace) -> int:
         for name, c in (*by_file.items(), ("all", total))
         if c["mutants"]
     ]
-    counted = json.loads(MAP.read_text(encoding="utf-8"))["tests"] if MAP.exists() else {}
-    tests = sum(row["quick"] for row in counted.values())
     first = [row["outcome"].startswith("killed") for row in {row["place"]: row for row in reversed(tried())}.values()]
     could = total["tried"] - total["equivalent"]
     survivors = [
@@ -233,7 +168,7 @@ def _report(args: argparse.Namespace) -> int:
     ]
     page = fill(
         "mutation/page.md.jinja",
-        tests=tests,
+        tests=LineMap.count(),
         files=len(args.files),
         most=MOST_SECONDS,
         tried=total["tried"],

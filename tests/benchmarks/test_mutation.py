@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from benchmarks.mutation import __main__ as mutation
+from benchmarks.mutation.line_map import LineMap
 from benchmarks.mutation.operators import Mutant, mutants, mutated
 from benchmarks.mutation.tests import apply, code_of, in_forks
 from fxprune.pytorch import view_factors
@@ -98,3 +99,15 @@ def test_a_process_that_is_ended_says_by_which_signal():
     asked = {"ended": lambda: str(signal.raise_signal(signal.SIGKILL)), "long": lambda: "said" * 10**5}
     found = {key: (said, ended) for key, said, ended in in_forks(asked.items(), 2)}
     assert found == {"ended": ("", signal.SIGKILL), "long": ("said" * 10**5, 0)}
+
+
+def test_tests_that_run_other_lines_come_first():
+    """Of tests that run the same lines, all but one are likely to see the same."""
+    path = "fxprune/analysis/groups/grouping.py"
+    lines = {"a": [1, 2], "b": [1, 2], "c": [1, 3], "d": [2, 3], "e": [1, 2]}
+    row = {"quick": True, "seconds": 1.0, "lines": {path: [1]}}
+    rows = {name: {**row, "lines": {path: each}} for name, each in lines.items()}
+    found = LineMap({**rows, "slow": {**row, "quick": False}, "longer": {**row, "seconds": 2.0}})
+    mutant = Mutant(path, "f", 1, "constant", "0", "9", 0)
+    assert list(found.tests_of(mutant, {}, 99)) == ["a", "c", "longer", "b", "e"]
+    assert found.tests_of(mutant, {"e": 1}, 4.0) == {"e": 1.0, "c": 1.0, "longer": 2.0}
