@@ -23,7 +23,7 @@ class LineMap:
     """The quick tests that pass, and the lines that each runs of the files that are mutated."""
 
     def __init__(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take a row for each test: whether it is ``quick``, its ``seconds``, and its ``lines`` of each file."""
+        """Take of each test whether it is ``quick``, its ``seconds``, its ``lines`` of each file."""
         self._rows = {name: row for name, row in rows.items() if row["quick"]}
         self._tests: dict[tuple[str, int], list[str]] = defaultdict(list)
         for name, row in self._rows.items():
@@ -33,7 +33,7 @@ class LineMap:
 
     @classmethod
     def of(cls, session: Session, paths: Sequence[str], files: Sequence[str], jobs: int) -> LineMap:
-        """Run the tests of some files; a row is kept until the sources or the file of its test change."""
+        """Run the tests of some files; the row of each is kept until its file or a source changes."""
         sha = hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in paths)).hexdigest()
         digests = {name: hashlib.sha256((ROOT / "tests" / name).read_bytes()).hexdigest() for name in files}
         stored = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}

@@ -106,7 +106,7 @@ def with_tests(files: Sequence[str], use: Callable[[Session], None]) -> None:
 def lines_of(
     names: Sequence[str], session: Session, paths: Iterable[str], jobs: int
 ) -> Iterator[tuple[str, bool, dict[str, list[int]], float]]:
-    """Yield each test, whether it is quick and passes, the lines of each file that it runs, its seconds.
+    """Yield each test, whether it is quick and passes, its lines of each file, its seconds.
 
     Each runs in a process of its own: what tests keep for one another would make the later ones look quick, and blind
     to a mutant.
@@ -144,7 +144,7 @@ def _outermost(code: types.CodeType) -> Iterator[str]:
 
 
 def trial(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> Callable[[], str]:
-    """Make the function that runs tests on a mutant, and says ``survived`` or ``killed by NAME``."""
+    """Make what runs tests on a mutant, and says ``survived`` or ``killed by NAME``."""
     code = code_of(mutant)  # here, so that a source that is gone ends the run and kills no mutant
 
     def told() -> str:
