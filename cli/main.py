@@ -185,12 +185,17 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Name the closest command instead of all."""
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            from fxprune.passes.options import closest
+            from fxprune.common.choices import closest
 
             near = closest(value, action.choices) or f" The commands are {', '.join(action.choices)}."
             line = f"there is no command `{value}`.{near}"
             raise argparse.ArgumentError(None, line.removesuffix("."))
-        super()._check_value(action, value)
+        if action.choices is not None and value not in action.choices:
+            from fxprune.common.choices import closest
+
+            name = action.option_strings[0] if action.option_strings else action.metavar
+            line = f"`{name}` must be one of {', '.join(action.choices)}, not {value}.{closest(value, action.choices)}"
+            raise argparse.ArgumentError(None, line.removesuffix("."))
 
     def error(self, message: str) -> NoReturn:
         end = "" if message.endswith("?") else "."
@@ -232,7 +237,7 @@ def _commands_with(flag: str) -> list[str]:
 
 def _closest_flag(flag: str, flags: Iterable[str]) -> str:
     """Return the hint with the closest flag; the dashes are alike in all."""
-    from fxprune.passes.options import closest
+    from fxprune.common.choices import closest
 
     return closest(flag.lstrip("-"), [each[2:] for each in flags if each.startswith("--")]).replace("`", "`--", 1)
 

@@ -19,28 +19,31 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
     from fxprune.passes.options import Option
 
-# Of a network that is built without data, as of ImageNet.
-CLASSES = 1000
 
+def add_options(
+    parser: argparse.ArgumentParser, record: type, but: Container[str] = (), only: Container[str] | None = None
+) -> None:
+    """Add flags for the fields of a record but some, or for some only.
 
-def add_options(parser: argparse.ArgumentParser, record: type, but: Container[str] = ()) -> None:
-    """Add a flag for every field of a record but some; the namespace has only given ones."""
+    The namespace has only those that were given.
+    """
     from fxprune.passes.options import options_of
 
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options_of(record).values():
-        if option.name in but:
+        if option.name in but or (only is not None and option.name not in only):
             continue
         if option.heading not in groups:
             groups[option.heading] = parser.add_argument_group(option.heading)
         _add(groups[option.heading], option)
 
 
-def given_options(args: argparse.Namespace, record: type) -> dict[str, Any]:
-    """Return the options of :func:`add_options` that were given."""
+def given_options(args: argparse.Namespace, record: type, only: Container[str] | None = None) -> dict[str, Any]:
+    """Return the options of :func:`add_options` that were given, or some only."""
     from fxprune.passes.options import options_of
 
-    return {name: getattr(args, name) for name in options_of(record) if hasattr(args, name)}
+    names = [name for name in options_of(record) if only is None or name in only]
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def flags_of(values: Mapping[str, Any]) -> str:
@@ -67,24 +70,13 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_seed(parser: argparse.ArgumentParser) -> None:
-    """Add the seed of all random numbers."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-
-
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add a network that is built without training data."""
+    from fxprune.passes.options import NetworkOptions, options_of
+
     parser.add_argument("model", metavar="MODEL", help=MODELS)
-    parser.add_argument("--data", metavar="NAME", help="decides classes and, if not given, channels and image size")
-    parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side (default: the network's own)")
-    parser.add_argument("--num-classes", type=int, metavar="N", help=f"default: the network's own, or {CLASSES}")
-    about = "channels of an image, to which those of --data are converted (default: the data's, or the network's own)"
-    parser.add_argument("--in-chans", type=int, metavar="N", help=about)
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="weights of the network; the classifier of a file for other classes than --num-classes is left out",
-    )
+    add_options(parser, NetworkOptions)
+    parser.set_defaults(**dict.fromkeys(options_of(NetworkOptions)))
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -95,12 +87,9 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def check_sizes(args: argparse.Namespace) -> None:
     """Raise OptionError for sizes that no network has, before anything slow is imported."""
-    for name, least in {"image_size": 8, "num_classes": 1, "in_chans": 1}.items():
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
-        if value is not None and args.data is not None and name == "num_classes":
-            raise OptionError("--data and --num-classes exclude each other; give one of them.")
+    from fxprune.passes.options import NetworkOptions
+
+    NetworkOptions(**given_options(args, NetworkOptions))
     check_classes(args.model, args.num_classes)
 
 
@@ -160,7 +149,9 @@ class _Parse(argparse.Action):
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         """Store the value; turn an OptionError into an error of the command line."""
         try:
-            setattr(namespace, self.dest, self.option.parse([values] if isinstance(values, str) else values))
+            value = self.option.parse([values] if isinstance(values, str) else values)
+            self.option.check(value)
+            setattr(namespace, self.dest, value)
         except OptionError as error:
             raise argparse.ArgumentError(self, str(error).rstrip(".")) from error
 

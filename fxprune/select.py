@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from fxprune.common.choices import closest_names
+from fxprune.common.text import listed
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
 from fxprune.residual import internal_groups
@@ -33,18 +34,22 @@ def select(
         selected -= _matching(coupling, "freeze", freeze)
     if internal_only:
         selected &= internal_groups(coupling)
-    held = {name: others for name in selected if (others := _held_by(coupling, name, selected))}
+    held = {name: others for name in sorted(selected) if (others := _held_by(coupling, name, selected))}
     if only is not None and held:
         name, others = next(iter(held.items()))
         raise OptionError(
-            f"group `{name}` is under one normalisation with {_listed(others)}, whose widths are to stay: "
+            f"group `{name}` is under one normalisation with {listed(others)}, whose widths are to stay: "
             f"select them too, or leave it out."
         )
     selected -= set(held)
     if coupling.groups and not selected:
         raise OptionError(
             f"none of the {len(coupling.groups)} groups is left to narrow after {_asked(only, freeze, internal_only)}"
-            + (f"; those that match share a normalisation with others: {_listed(sorted(held))}." if held else ".")
+            + (
+                f"; those that match share a normalisation with others: {listed(f'`{name}`' for name in held)}."
+                if held
+                else "."
+            )
         )
     return selected
 
@@ -58,8 +63,8 @@ def _matching(coupling: Coupling, option: str, patterns: Sequence[str]) -> froze
         met = {name for name, known in names.items() if any(fnmatchcase(each, pattern) for each in known)}
         if not met:
             every = list(dict.fromkeys(each for known in names.values() for each in known))
-            near = difflib.get_close_matches(pattern, every, n=3, cutoff=0.0)
-            raise OptionError(f"`{option}` has `{pattern}`, which matches no group; the closest are {_listed(near)}.")
+            near = closest_names(pattern, every)
+            raise OptionError(f"`{option}` has `{pattern}`, which matches no group; the closest are {near}.")
         found |= met
     return frozenset(found)
 
@@ -72,15 +77,11 @@ def _names(group: Group) -> list[str]:
 
 
 def _held_by(coupling: Coupling, name: str, selected: frozenset[str]) -> list[str]:
-    """Return the groups of the same domain that are not selected."""
+    """Return the groups of the same domain that are not selected, as they are in Markdown."""
     domain = next(groups for groups in coupling.domains if any(group.name == name for group in groups))
-    return [group.name for group in domain if group.name not in selected]
+    return [f"`{group.name}`" for group in domain if group.name not in selected]
 
 
 def _asked(only: Sequence[str] | None, freeze: Sequence[str] | None, internal_only: bool) -> str:
     asked = {"only": list(only or []), "freeze": list(freeze or []), "internal_only": internal_only}
     return ", ".join(f"`{option}` {value}" for option, value in asked.items() if value)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

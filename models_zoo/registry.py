@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from fxprune.common.choices import closest_names
 from fxprune.errors import ModelError, kind_and_line
 from fxprune.models_zoo.networks import densenet40, resnet20, resnet56, resnet110, resnet164, vgg16_cifar
 
@@ -169,13 +169,13 @@ def _unknown(name: str) -> ModelError:
         )
     if name in PACKAGED or name.startswith(PREFIXES):
         return ModelError(f"`{name}` is data, for --data: name the network, too, as resnet18.")
-    close = difflib.get_close_matches(name, list_models(), n=3)
-    if not close:
+    near = closest_names(name, list_models(), cutoff=0.6)
+    if not near:
         return ModelError(
             f"no model is called `{name}`, and there is no such folder: a name is one of timm (`timm.list_models()`), "
             f"torchvision/NAME, or {', '.join(OWN)}."
         )
-    return ModelError(f"no model is called `{name}`; the closest names are {', '.join(f'`{n}`' for n in close)}.")
+    return ModelError(f"no model is called `{name}`; the closest names are {near}.")
 
 
 def _size_of_name(name: str) -> tuple[int, int, int]:

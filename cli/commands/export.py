@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
+from fxprune.passes.options import Job
 
+from ..options import add_options, given_options
 from ..reply import Reply, next_steps, quoted, verify_step
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class Format:
 def _onnx(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
     import fxprune
 
-    return fxprune.export_onnx(network, example, path, opset=OPSET if args.opset is None else args.opset)
+    return fxprune.export_onnx(network, example, path, **given_options(args, Job, {"opset"}))
 
 
 def _python(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
@@ -75,7 +77,6 @@ FORMATS: Mapping[str, Format] = {
     "openvino": Format(("narrow.bin", "narrow.xml"), _openvino),
 }
 TIMM = "timm"  # a folder
-OPSET = 20  # as of a job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
     parser.add_argument("--format", choices=[*FORMATS, TIMM], default="onnx", help="default: %(default)s")
     parser.add_argument("-o", "--output", metavar="PATH", type=Path, help="file, or folder for timm (default: in DIR)")
-    parser.add_argument("--opset", type=int, metavar="N", help=f"of ONNX; default: {OPSET}")
+    add_options(parser, Job, only={"opset"})
 
 
 def run(args: argparse.Namespace) -> Reply:
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> Reply:
     import fxprune
     from fxprune.passes.store import check_no_result, folder_aside
 
-    if args.opset is not None and args.format != "onnx":
+    if hasattr(args, "opset") and args.format != "onnx":
         raise OptionError(f"--opset is for --format onnx, not {args.format}.")
     if args.format == TIMM:
         return _timm(args)

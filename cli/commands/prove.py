@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from ..options import add_network, add_outputs, add_seed, flags_of, network_from, sizes_of
+from fxprune.passes.options import Target
+
+from ..options import add_network, add_options, add_outputs, flags_of, network_from, sizes_of
 from ..reply import Reply
 
 
@@ -16,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a network and a seed."""
     add_network(parser)
     add_outputs(parser)
-    add_seed(parser)
+    add_options(parser, Target, only={"seed"})
 
 
 def run(args: argparse.Namespace) -> Reply:
@@ -25,7 +27,9 @@ def run(args: argparse.Namespace) -> Reply:
     import fxprune
 
     given = "random" if args.checkpoint is None else "given"
-    proof = fxprune.prove(network.model, network.example, weights=given, seed=args.seed, outputs=args.outputs)
+    proof = fxprune.prove(
+        network.model, network.example, weights=given, seed=getattr(args, "seed", 0), outputs=args.outputs
+    )
     errors = {
         "concentrate": proof.concentrate.max_rel_error,
         "narrow": None if proof.narrow is None else proof.narrow.max_rel_error,

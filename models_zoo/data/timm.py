@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fxprune.common.choices import closest
 from fxprune.errors import DataError, OptionError, kind_and_line
-from fxprune.passes.options import Augment, Images, closest
+from fxprune.passes.options import Augment, Images
 
 from .dataset import Data, Loader
 from .packaged import PACKAGED

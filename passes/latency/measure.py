@@ -23,7 +23,7 @@ from fxprune.coupling import Coupling
 from fxprune.errors import CustomGradientWarning, OptionError, UnequalClustersWarning, first_line
 from fxprune.latencies import LatencyTable, macs_of_one
 from fxprune.passes.onnx import export_onnx, onnx_runner
-from fxprune.passes.options import RUNTIMES
+from fxprune.passes.options import Target, options_of
 from fxprune.passes.planning import as_share, narrowest, plan, widths_near
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.verify import as_inputs, random_batch
@@ -80,8 +80,7 @@ def latency_table(
     """
     runtime = runtime or "onnxruntime"
     batch = admitted([1], coupling.batch)[0] if batch is None else batch
-    if runtime not in RUNTIMES:
-        raise OptionError(f"there is no runtime `{runtime}`; take one of {', '.join(RUNTIMES)}.")
+    options_of(Target)["runtime"].check(runtime)
     if batch < 1:
         raise OptionError(f"`batch` must be 1 or more, not {batch}.")
     if not coupling.batch.holds(batch):

@@ -203,8 +203,7 @@ class _PlainOperations(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention and len(args) >= 3:
             mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-            plain = not kwargs.get("is_causal") and not kwargs.get("enable_gqa")
-            if plain and (mask is not None or args[0].dim() != 4):
+            if mask is not None or args[0].dim() != 4:
                 return _attention(*args, **kwargs)
         if func in _CLAMPS and len({type(bound) for bound in (*args[1:], *kwargs.values())} - {Tensor, NoneType}) > 1:
             args = (args[0], *map(_as_float, args[1:]))
@@ -260,11 +259,16 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(q k' scale + mask) v, without dropout."""
+    """softmax(q k' scale + mask) v."""
+    if enable_gqa:
+        key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     weights = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None:
         weights = weights.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else weights + attn_mask
-    return weights.softmax(-1) @ value
+    weights = weights.softmax(-1)
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
 
 
 def _root(error: BaseException) -> str:

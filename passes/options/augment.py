@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
-from .ranges import Range, interval, is_pair
+from .ranges import Count, Pixels, Range, Share, interval, is_pair
 from .record import Options
-
-Share = Annotated[float, interval(ge=0, le=1)]
 
 
 class Augment(Options):
@@ -52,9 +50,7 @@ class Batches(Options):
 
     heading = "data and machine"
 
-    image_size: Annotated[
-        int | None, interval(ge=8), "height and width of the images in pixels; default: what suits the data"
-    ] = None
+    image_size: Annotated[Pixels, "height and width of the images in pixels; default: what suits the data"] = None
     batch_size: Annotated[int, interval(ge=2), "images per batch"] = 64
     workers: Annotated[int, interval(ge=0), "processes that decode images"] = 0
 
@@ -63,8 +59,7 @@ class Images(Batches, Augment):
     """The options of images to train on and to test with."""
 
     in_chans: Annotated[
-        int | None,
-        interval(ge=1),
+        Count,
         "channels of the images: 1 makes coloured ones grey, 3 repeats grey ones; default: those of the data, and 3 "
         "for a folder of images",
     ] = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fxprune.common.choices import closest
 from fxprune.errors import OptionError
 
 from .kinds import SCALARS, Word, expected, plain, read
@@ -79,6 +80,17 @@ class Option(NamedTuple):
             return value
         raise self.wrong(self.name, repr(value))
 
+    def check(self, value: Any) -> None:
+        """Raise OptionError for a value out of its range."""
+        try:
+            good = value is None or self.range is None or self.range.holds(value)
+        except (TypeError, ValueError, RuntimeError):  # the last two by arrays and tensors
+            good = False
+        if not good and self.range:
+            shown = value if str(value).strip() else repr(value)
+            hint = closest(str(value), self.range.choices)
+            raise OptionError(f"`{self.name}` must be {self.range.words}, not {shown}.{hint}")
+
     def wrong(self, name: str, shown: str) -> OptionError:
         """Return the error for a value of another type."""
         words = ", or ".join([*map(expected, self.kinds), *(["none"] if self.optional else [])])
@@ -97,11 +109,3 @@ def field_name(key: str) -> str:
     """Return the field of a key in any spelling: ``csgd-epochs``, ``csgd_epochs``, ``plan``."""
     name = key.removeprefix("--").replace("-", "_")
     return ALIASES.get(name, name)
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """Return `` Did you mean ...?`` with the closest name, or an empty text."""
-    import difflib  # not for --help: it is slow
-
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" Did you mean `{close[0]}`?" if close else ""

@@ -8,7 +8,8 @@ from fxprune.errors import OptionError
 
 from .augment import Batches
 from .job import Machine, Model, Output, Weights
-from .ranges import Range, interval
+from .network import IN_CHANS
+from .ranges import Count, Range, interval
 from .record import Options
 from .requirements import EXCLUDES_OF_FOLD, asks, exclude
 from .target import CLUSTER_ON_IMAGES, PlanFile, Target
@@ -42,14 +43,10 @@ class Unlabelled(Options):
         "instead of --data: images without labels, as files or as folders, however deep",
     ] = None
     images: Annotated[int, interval(ge=1, le=MOST_IMAGES), "largest number of images without labels to use"] = 512
-    num_classes: Annotated[
-        int | None, interval(ge=1), "without --data: classes of the network; default: those of its weights, or 1000"
-    ] = None
-    in_chans: Annotated[
-        int | None,
-        interval(ge=1),
-        "channels of an image, to which those of --data are converted; default: the data's, or the network's own",
-    ] = None
+    num_classes: Annotated[Count, "without --data: classes of the network; default: those of its weights, or 1000"] = (
+        None
+    )
+    in_chans: Annotated[Count, IN_CHANS] = None
 
 
 class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, Samples):

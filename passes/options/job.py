@@ -87,18 +87,25 @@ class Machine(Options):
 
     data_root: Annotated[str | os.PathLike[str] | None, "folder to look for data sets in, and to put them into"] = None
     device: Annotated[str, "auto (CUDA if there is one), or a device of torch"] = "auto"
-    opset: Annotated[int, "version of the ONNX operator set"] = 20
+    opset: Annotated[int, interval(ge=18), "version of the ONNX operator set"] = 20
 
 
-class Weights(Options):
-    """The options of the wide network's weights."""
+class Checkpoint(Options):
+    """The option of a file of weights."""
 
     heading = "what and where to"
 
     checkpoint: Annotated[
         str | os.PathLike[str] | None,
-        "weights of the wide network; a classifier for another number of classes is left out, and begins at random",
+        "weights of the network; a classifier for another number of classes is left out, and begins at random",
     ] = None
+
+
+class Weights(Checkpoint):
+    """The options of the wide network's weights."""
+
+    heading = "what and where to"
+
     pretrained: Annotated[bool, "begin with published weights"] = False
 
 

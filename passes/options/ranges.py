@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 
 class Range(NamedTuple):
@@ -35,6 +35,11 @@ def interval(
 def one_of(*choices: str) -> Range:
     """Make the range of a few names."""
     return Range(f"one of {', '.join(choices)}", choices.__contains__, choices)
+
+
+Share = Annotated[float, interval(ge=0, le=1)]
+Count = Annotated[int | None, interval(ge=1)]
+Pixels = Annotated[int | None, interval(ge=8)]
 
 
 def rises(values: Sequence[float]) -> bool:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from fxprune import __version__
 from fxprune.common.addresses import runs_code
+from fxprune.common.choices import closest
 from fxprune.errors import OptionError
 
-from .fields import REMOVED, closest, field_name
+from .fields import REMOVED, field_name
 from .job import Job
 from .record import options_of
 from .requirements import EXCLUDES_OF_FOLD, REQUIRES, TIMED, asks, excludes

@@ -21,9 +21,9 @@ from typing import (
     get_origin,
 )
 
-from fxprune.errors import OptionError
+from fxprune.common.choices import closest
 
-from .fields import MISSING, Option, closest
+from .fields import MISSING, Option
 from .kinds import has_others, kinds_of, members_of
 from .ranges import Range, one_of
 
@@ -80,6 +80,8 @@ class Options:
         cls._options |= {option.name: option for option in _own_options(cls, own)}
 
     def __init__(self, *args: Any, **given: Any) -> None:
+        for name in given.keys() - {*self._fields}:
+            raise TypeError(f"there is no option `{name}`.{closest(name, self._fields)}")
         bound = type(self).__signature__.bind(*args, **given)
         bound.apply_defaults()
         vars(self).update({name: bound.arguments[name] for name in self._fields})
@@ -88,15 +90,8 @@ class Options:
     def __post_init__(self) -> None:
         """Raise OptionError if a given option is out of its range, or of a wrong type."""
         for option in options_of(type(self)).values():
-            value, range_ = getattr(self, option.name), option.range
-            try:
-                good = value is None or range_ is None or range_.holds(value)
-            except (TypeError, ValueError, RuntimeError):  # the last two by arrays and tensors
-                good = False
-            if not good and range_:
-                shown = value if str(value).strip() else repr(value)
-                hint = closest(str(value), range_.choices)
-                raise OptionError(f"`{option.name}` must be {range_.words}, not {shown}.{hint}")
+            value = getattr(self, option.name)
+            option.check(value)
             vars(self)[option.name] = option.plain(value)
 
     def __setattr__(self, name: str, value: Any = None) -> None:

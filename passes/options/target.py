@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fxprune.errors import OptionError
 
@@ -12,9 +12,11 @@ from .record import Options
 from .requirements import TIMED, exclude
 
 # Where the narrow network is to run -> what widths should be multiples of there; docs/cli.md has the sources.
-MULTIPLES: Mapping[str, int] = {"onnxruntime": 16, "tensorrt": 8, "tensorrt-int8": 16, "htp": 32}
+Hardware = Literal["onnxruntime", "tensorrt", "tensorrt-int8", "htp"]
+MULTIPLES: Mapping[Hardware, int] = {"onnxruntime": 16, "tensorrt": 8, "tensorrt-int8": 16, "htp": 32}
 # Where the time of a network can be measured.
-RUNTIMES = ("onnxruntime", "eager", "compiled")
+Runtime = Literal["onnxruntime", "eager", "compiled"]
+RUNTIMES: tuple[str, ...] = get_args(Runtime)
 Share = Annotated[float | None, interval(gt=0, le=1, noun="a share")]
 Patterns = Annotated[Sequence[str] | None, Range("a list of patterns", lambda each: each and not isinstance(each, str))]
 
@@ -40,14 +42,11 @@ class Target(Options):
     ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
     target: Annotated[
-        Literal["onnxruntime", "tensorrt", "tensorrt-int8", "htp"] | None,
+        Hardware | None,
         "instead: where the network will run, whose multiple applies: "
         + ", ".join(f"{name} {number}" for name, number in MULTIPLES.items()),
     ] = None
-    runtime: Annotated[
-        Literal["onnxruntime", "eager", "compiled"] | None,
-        "for --latency: what to time; default: as in the table, or onnxruntime",
-    ] = None
+    runtime: Annotated[Runtime | None, "for --latency: what to time; default: as in the table, or onnxruntime"] = None
     batch: Annotated[int | None, interval(ge=1), "for --latency: samples at once; default: as in the table, or 1"] = (
         None
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fxprune.errors import OptionError
 
-from .ranges import Range, interval, rises
+from .ranges import Range, Share, interval, rises
 from .record import Options
 
 Scheduler = Literal["cosine", "tanh", "poly", "step", "multistep", "constant", "wsd", "rsqrt"]
@@ -16,7 +16,6 @@ Milestones = Annotated[Sequence[float] | None, Range("epochs above 0 in ascendin
 NotNegative = Annotated[float, interval(ge=0)]
 Positive = Annotated[float, interval(gt=0)]
 BelowOne = Annotated[float, interval(ge=0, lt=1)]
-Share = Annotated[float, interval(ge=0, le=1)]
 
 
 class TrainOptions(Options):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fxprune.common.choices import check_choice
 from fxprune.common.finite import check_finite
 from fxprune.common.progress import steps
 from fxprune.coupling import Coupling, Group
@@ -93,8 +94,7 @@ def plan(
         >>> fxprune.plan(coupling, macs=0.5).widths
         {'0.weight': (8, 4)}
     """
-    if method not in METHODS:
-        raise OptionError(f"there is no method `{method}`; take one of {', '.join(METHODS)}.")
+    check_choice("method", method, METHODS)
     if not isinstance(coupling, Coupling):
         raise OptionError(f"a plan is made of a coupling, `fxprune.couple(model, inputs)`, not of {_kind(coupling)}.")
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
@@ -148,8 +148,7 @@ def _kind(value: object) -> str:
 
 
 def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> None:
-    if cluster not in CLUSTER:
-        raise OptionError(f"there are no features `{cluster}` to cluster by; take one of {', '.join(CLUSTER)}.")
+    check_choice("cluster", cluster, CLUSTER)
     if cluster != "rows" and method != "kmeans":
         raise OptionError(f"`cluster={cluster}` is for the method kmeans; `{method}` looks at no features.")
     if cluster != "rows" and batches is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fxprune.common.choices import closest_names
 from fxprune.costs import Budget, CostTerms, cost, cost_terms
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError, PlanError
@@ -231,8 +231,8 @@ def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int
         raise OptionError(f"`widths` maps names of groups to channels, not {widths!r}.")
     for name in widths:
         if name not in coupling.groups:
-            near = difflib.get_close_matches(name, list(coupling.groups), n=3, cutoff=0.0)
-            raise PlanError(f"there is no group `{name}`; the closest names are {', '.join(f'`{n}`' for n in near)}.")
+            near = closest_names(name, coupling.groups)
+            raise PlanError(f"there is no group `{name}`; the closest names are {near}.")
     given: dict[str, int] = {}
     for unit in units:
         asked = {i: widths[group.name] for i, group in enumerate(unit.groups) if group.name in widths}

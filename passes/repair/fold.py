@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, batch_of, inputs_for, run_on, tensors_of
+from fxprune.common.choices import check_choice
 from fxprune.common.finite import check_numbers
 from fxprune.errors import DataError, ModelError, OptionError, PlanError
 from fxprune.passes.calibration import MOST_INPUTS, Calibration, Shares, calibration
@@ -27,7 +28,8 @@ from .align import align_norms
 from .enough import inputs_needed
 from .layers import Repair, fit_layers
 
-REPAIRS = ("none", "variance", "statistics", "readers")
+# Without inputs, and with them.
+REPAIRS = ("none", "variance", *(_ON_INPUTS := ("statistics", "readers")))
 _LEVELS = ("none", "statistics", "readers")
 
 
@@ -82,11 +84,11 @@ def fold(
         >>> small.meta["repair"], small.meta["errors"]["readers"] < small.meta["errors"]["none"]
         ('readers', True)
     """
-    if repair is not None and repair not in REPAIRS:
-        raise OptionError(f"there is no repair `{repair}`; take one of {', '.join(REPAIRS)}.")
+    if repair is not None:
+        check_choice("repair", repair, REPAIRS)
     if batches is not None and repair == "variance":
         raise OptionError("`repair=variance` takes no `batches`: it uses the weights alone.")
-    if batches is None and repair in REPAIRS[2:]:
+    if batches is None and repair in _ON_INPUTS:
         raise OptionError(f"`repair={repair}` needs `batches` of images (no labels), or other inputs of the network.")
     plan = plan_for(model, plan)
     check_numbers(model.named_parameters())

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from fxprune.common.choices import closest
 from fxprune.errors import OptionError
 from fxprune.models_zoo.data import samples_in
 from fxprune.passes.distributed import ALONE, LocalBatch, Ranks
-from fxprune.passes.options import TrainOptions, closest
+from fxprune.passes.options import TrainOptions
 from fxprune.pytorch.torch_private import pytree
 
 from .onednn import contiguous_strided

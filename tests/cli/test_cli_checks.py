@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from helpers.command_line import run
 
-from fxprune.cli.commands import checks, export
+from fxprune.cli.commands import checks
 from fxprune.cli.main import COMMANDS, SHELLS
-from fxprune.passes.options import Job
 
 PROJECT = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -109,10 +108,6 @@ def test_a_checkout_that_was_never_installed_has_nothing_to_miss(monkeypatch):
 def test_the_list_of_commands_has_the_first_line_of_each(name):
     line = (importlib.import_module(f"fxprune.cli.commands.{name}").__doc__ or "").partition("\n")[0].rstrip(".")
     assert COMMANDS[name] == line[:1].lower() + line[1:]
-
-
-def test_an_export_has_the_operators_of_a_job():
-    assert Job.opset == export.OPSET
 
 
 @pytest.mark.parametrize("shell", SHELLS)

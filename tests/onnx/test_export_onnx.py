@@ -7,6 +7,7 @@ import copy
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.hand_made import Plain, randomise
 from torch import nn
 
@@ -61,6 +62,18 @@ class Clamped(nn.Module):
         return y * y.cumprod(1) + torch.cumprod(y, dim=-1)
 
 
+class Attended(nn.Module):
+    """Attention in three dimensions, with a mask, by groups of queries, causal by place or by name."""
+
+    def forward(self, x):
+        heads = x.unflatten(-1, (4, 2)).transpose(1, 2)
+        mask = torch.ones(5, 5, dtype=torch.bool).tril(1)
+        attend = F.scaled_dot_product_attention
+        flat = attend(x, x, x, None, 0.0, True) + attend(x, x, x, is_causal=True) + attend(x, x, x, mask, scale=0.3)
+        grouped = attend(heads, heads[:, :2], heads[:, :2], mask, enable_gqa=True)
+        return flat, grouped, attend(heads, heads, heads, None, 0.0, True)
+
+
 class Counted(nn.Module):
     """Returns a number and text beside a tensor."""
 
@@ -72,6 +85,7 @@ NETWORKS = {
     "in float64": (lambda: nn.Linear(4, 3).double(), (torch.zeros(2, 4, dtype=torch.float64),), ["output"]),
     "a number": (lambda: torch.fx.symbolic_trace(Counted()), (torch.zeros(2, 4),), ["output_0", "output_1"]),
     "clamps and running products": (Clamped, (torch.zeros(2, 5, 4),), ["output"]),
+    "attention": (Attended, (torch.zeros(2, 5, 8),), ["output_0", "output_1", "output_2"]),
     "resnet": (lambda: timm_model("test_resnet"), (torch.zeros(1, 3, 64, 64),), ["output"]),
     "efficientnet": (lambda: timm_model("test_efficientnet"), (torch.zeros(2, 3, 64, 64),), ["output"]),
     "vit": (lambda: timm_model("test_vit", depth=2), (torch.zeros(1, 3, 160, 160),), ["output"]),

@@ -14,8 +14,9 @@ import pytest
 import torch
 from helpers.jobs.every_option import Base, Every
 
+from fxprune.common.choices import closest
 from fxprune.errors import OptionError
-from fxprune.passes.options.fields import MISSING, closest, field_name
+from fxprune.passes.options.fields import MISSING, field_name
 from fxprune.passes.options.job import Job
 from fxprune.passes.options.kinds import PATH, kinds_of, metavar
 from fxprune.passes.options.ranges import interval
