@@ -71,14 +71,6 @@ class StoredPlan:
         shapes: Mapping[str, Sequence[int]] = self.content["tensors"]
         return shapes
 
-    def on(self, model: torch.nn.Module) -> Plan:
-        """Return the plan on the wide network.
-
-        Raises:
-            PlanError: ``model`` is another network.
-        """
-        return plan_from(self.content, model, self.path)
-
     def to_json(self) -> dict[str, Any]:
         """Return the content of the plan file."""
         return dict(self.content)
@@ -137,7 +129,7 @@ def given_plan(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
         PlanError: ``model`` is another network.
     """
     if isinstance(plan, StoredPlan):
-        return plan.on(model)
+        return plan_from(plan.content, model, plan.path)
     if not isinstance(plan, Plan):
         raise OptionError(f"give a plan, `fxprune.plan(coupling)`, after the network, not {type(plan).__name__}.")
     return plan

@@ -21,7 +21,7 @@ def closest(name: str, names: Iterable[str]) -> str:
 
 
 def closest_names(name: str, names: Iterable[str], most: int = 3, cutoff: float = 0.0) -> str:
-    """List the closest names, as they are in Markdown; ``cutoff`` (0 to 1): how alike they are at least."""
+    """List the closest names, as in Markdown, that are alike at least by ``cutoff`` (0 to 1)."""
     import difflib  # not for --help: it is slow
 
     return ", ".join(f"`{each}`" for each in difflib.get_close_matches(name, list(names), n=most, cutoff=cutoff))

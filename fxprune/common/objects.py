@@ -6,7 +6,9 @@ import contextlib
 import functools
 import gc
 import itertools
+import operator
 import types
+from collections.abc import Sequence
 from typing import Any
 
 _CACHE: Any = type(functools.lru_cache(len))
@@ -23,6 +25,16 @@ def attribute_or(value: Any, name: str, otherwise: Any = None) -> Any:
         return getattr(value, name)
     except Exception:  # a value may raise any
         return otherwise
+
+
+def are_same(values: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Tell whether two lists hold the same objects."""
+    return len(values) == len(others) and all(map(operator.is_, values, others))
+
+
+def is_default(value: Any, default: Any) -> bool:
+    """Tell whether a setting is a default: 1 is neither 1.0 nor True."""
+    return type(value) is type(default) and bool(value == default)
 
 
 def table_of(value: Any) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.objects import is_a
+from fxprune.common.objects import are_same, is_a
 from fxprune.pytorch.modes import set_autocast
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import set_grad_enabled, storage_id, storage_owners, tensor_tables
 
 from .observation import generators_restored
-from .variables import Variables, are_same, base_of, fill, held_by, keys_of
+from .variables import Variables, base_of, fill, held_by, keys_of
 from .watch import Watch, has_storage, hold_the_same, lends_noted
 
 _COVERED: set[int] = set()  # storages that a block outside preserves

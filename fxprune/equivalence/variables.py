@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextvars
-import operator
 import threading
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from fxprune.common.objects import is_a, table_of
+from fxprune.common.objects import are_same, is_a, table_of
 
 from .contents import attributes_of, is_own, kinds_of, reached
 
@@ -91,11 +90,6 @@ def held_by(container: Any) -> list[Any]:
 def keys_of(table: dict[Any, Any]) -> list[Any]:
     """List the keys of a table."""
     return [*base_of(table).__iter__(table)]
-
-
-def are_same(values: list[Any], others: list[Any]) -> bool:
-    """Tell whether two lists hold the same objects."""
-    return len(values) == len(others) and all(map(operator.is_, values, others))
 
 
 def fill(container: Any, values: Iterable[Any]) -> None:

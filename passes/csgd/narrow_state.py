@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fxprune.common.objects import are_same
 from fxprune.pytorch.torch_private import foreach_copy_, places_of, versions_of
 
 from .bundles import Bundle, Member, is_foreign
@@ -38,7 +38,7 @@ class NarrowState:
     def is_as_left(self) -> bool:
         """Tell whether the state between steps is what :meth:`leave` left."""
         state: State = self._optimizer.state
-        return state is self._outside and _same(_contents(state), self._noted[0]) and self._marks == self._marked()
+        return state is self._outside and are_same(_contents(state), self._noted[0]) and self._marks == self._marked()
 
     def _marked(self) -> tuple[list[int], list[int]]:
         """List the addresses of tensors between steps, and how often copies were written to."""
@@ -62,7 +62,7 @@ class NarrowState:
         """Give the optimizer the state of the parameters back, if it has that of the bundles."""
         if self._optimizer.state is not self._inside:
             return
-        if _same(_contents(self._inside), self._noted[1]):
+        if are_same(_contents(self._inside), self._noted[1]):
             if self._copies[0]:
                 foreach_copy_(*self._copies)
         else:
@@ -125,7 +125,3 @@ def _contents(state: State) -> list[Any]:
     """List keys and values; while the list lives, no other object takes their place."""
     values = (each.values() if isinstance(each, dict) else (each,) for each in state.values())
     return [*state, *itertools.chain.from_iterable(values)]
-
-
-def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(one) == len(other) and all(map(operator.is_, one, other))

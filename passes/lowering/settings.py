@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from fxprune.common.objects import is_default
 from fxprune.pytorch.modules import own_tensors
 from fxprune.pytorch.torch_private import hooks_of, non_persistent_buffers, tensor_tables
 
@@ -37,13 +38,14 @@ def layer_settings(layer: nn.Module, kind: type[nn.Module] | None = None) -> dic
         ValueError: the constructor makes another layer, or the layer has a hook.
 
     >>> layer_settings(nn.Conv2d(3, 8, (3, 3), padding=1, bias=False))
-    {'in_channels': 3, 'out_channels': 8, 'kernel_size': (3, 3), 'padding': (1, 1), 'bias': False}
+    {'in_channels': 3, 'out_channels': 8, 'kernel_size': (3, 3), 'stride': (1, 1), 'padding': (1, 1), \
+'dilation': (1, 1), 'bias': False}
     """
     if hooks_of(layer):
         raise ValueError(f"this {type(layer).__name__} has a hook, which no argument states")
     arguments = dict(_arguments(kind or type(layer)))
     settings = {name: _value(layer, name, default) for name, default in arguments.items()}
-    settings = {name: value for name, value in settings.items() if not _equal(value, arguments[name])}
+    settings = {name: value for name, value in settings.items() if not is_default(value, arguments[name])}
     if kind is None and (odd := _odd(layer, settings)):
         call = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         raise ValueError(
@@ -130,10 +132,6 @@ def _value(layer: nn.Module, name: str, default: Any) -> Any:
 
 def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, tuple | list) else value
-
-
-def _equal(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and bool(value == default)
 
 
 def _shorter(settings: Mapping[str, Any], name: str, default: Any) -> Iterator[dict[str, Any]]:

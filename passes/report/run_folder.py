@@ -78,7 +78,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     read = dict(named_tensors(snapped)).keys()  # of a layer that is never called, the graph has no tensors
     content["tensors"] = {name: shape for name, shape in content["tensors"].items() if name in read}
     try:
-        return Run(narrow, Wide(snapped, StoredPlan(content, place / PLAN).on(snapped)), "", example)
+        return Run(narrow, Wide(snapped, plan_for(snapped, StoredPlan(content, place / PLAN))), "", example)
     except PlanError as error:  # the graph holds what a module computes, and not always its groups
         return Run(narrow, None, str(error).rstrip("."), example)
     except (CaptureError, ModelError) as error:

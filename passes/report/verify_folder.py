@@ -34,6 +34,7 @@ from fxprune.passes.store import (
 )
 from fxprune.passes.train import evaluate
 from fxprune.passes.verify import differing, tensor_errors, verify, verify_rewrite
+from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import map_tensors, named_tensors
 
@@ -180,14 +181,18 @@ def _on_first(files: Run, place: Path) -> Finding:
     if skipped or first is None:
         return Finding(what, None, 0.0, "", skipped=skipped)
     try:
-        whole = plan.on(first.eval())
-        if others := _of_other_sizes(first, files.narrow, whole):
+        composed = plan_for(first.eval(), plan)
+        if others := _of_other_sizes(first, files.narrow, composed):
             name, has_channels = others[0]
             if has_channels:
                 return Finding(what, None, bound, f"`{name}` has sizes that the composed plan does not give it")
             return Finding(what, None, 0.0, "", skipped=f"`{name}` has sizes that no plan gives it, as of new classes")
         # Weights that hold factors of narrowed heads fit into the graph that such weights get, and no wide one.
-        other = _refilled(merged_by(whole, first)[0], files.narrow) if absorbed else expand(first, files.narrow, whole)
+        other = (
+            _refilled(merged_by(composed, first)[0], files.narrow)
+            if absorbed
+            else expand(first, files.narrow, composed)
+        )
     except PlanError as error:
         return Finding(what, None, bound, str(error))
     sizes = admitted((1, 3), graph_batches(files.narrow, files.example))

@@ -28,7 +28,7 @@ def find_blocks(
         root = Regions(graph, modules, written_out, usual).root
         _prune(root, same)
         found: set[str] = set()
-        _connect(root, same, found, values)
+        _connect(root, same, found)
         if not found:
             return root, same
         written_out.update(found)
@@ -79,7 +79,7 @@ def _prune(region: Region, same: Mapping[fx.Node, fx.Node]) -> None:
     region.items = items
 
 
-def _connect(root: Region, same: Mapping[fx.Node, fx.Node], found: set[str], values: Mapping[fx.Node, Any]) -> None:
+def _connect(root: Region, same: Mapping[fx.Node, fx.Node], found: set[str]) -> None:
     """Find inputs and outputs of each block, and the names of those that cannot be called."""
     where: dict[fx.Node, tuple[Region, ...]] = {}
 

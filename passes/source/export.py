@@ -135,7 +135,7 @@ def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[Network, str]:
     values = _values(narrow, inputs)
     try:
         network = Builder(narrow, values, name).build()
-        text = file_text(network, _about(name, narrow, inputs), _example(inputs), precision_of(narrow))
+        text = file_text(network, _about(name, narrow), _example(inputs), precision_of(narrow))
     except UnwritableNodeError as error:
         raise ExportError(
             f"node `{error.node}` ({str(error.node.format_node())[:160]}) cannot be written as Python source: "
@@ -176,7 +176,7 @@ def _values(module: fx.GraphModule, inputs: Inputs) -> Mapping[fx.Node, Any]:
         raise ExportError(f"the network does not run on the example inputs: {first_line(error)}") from error
 
 
-def _about(name: str, narrow: fx.GraphModule, inputs: Inputs) -> str:
+def _about(name: str, narrow: fx.GraphModule) -> str:
     count = sum(p.numel() for p in narrow.parameters())
     shown = f"{count / 1e6:.3g} M" if count >= 1e5 else str(count)
     return f'"""{name} with narrow layers: {shown} parameters. {_SIGN}; needs PyTorch and safetensors only."""'

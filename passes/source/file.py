@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.common.objects import is_default
+
 from .body import Body, Line
 from .classes import Key, Spec, Template
 from .code import INDENT, Code, Group, call, join, lines, text
@@ -157,7 +159,7 @@ def _module(spec: Spec, key: Key, template: Template) -> Code:
         given = {
             name: _setting((*key, name), value, template)
             for name, value in spec.settings.items()
-            if (*key, name) in template.meaning or not _same(value, inner.arguments[name])
+            if (*key, name) in template.meaning or not is_default(value, inner.arguments[name])
         }
         few = len(given) <= 2 and all(inner.arguments[name] is inspect.Parameter.empty for name in given)
         return call(inner.name, list(given.values()), {}) if few else call(inner.name, [], given)
@@ -221,7 +223,3 @@ def _children(spec: Spec, key: Key, template: Template) -> list[Code]:
             found += codes[:alike]
         codes = codes[alike:]
     return found
-
-
-def _same(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and bool(value == default)

@@ -171,7 +171,7 @@ class Regions:
             follows = span.last + gap + 1 == limit and limit < len(nodes) and spans[index + 1].series == span.series
             span.trailing = self._best(nodes, span, gap, trailing=True, longest=follows)
         _end_alike(nodes, [span for span in spans if span.repeated])
-        self._as_most(nodes, spans, homes, trailing=True)
+        self._as_most(nodes, spans, homes)
         for span in (each for each in spans if not each.repeated):
             end = _targets(nodes[span.last + 1 : span.last + span.trailing + 1])
             self.ends.setdefault(self._last_layers(nodes, span), Counter())[end] += 1
@@ -230,9 +230,7 @@ class Regions:
         run = nodes[span.first : span.last + 1]
         return tuple(str(n.target).rpartition(".")[2] for n in run if home is not None and self.home(n) == home)
 
-    def _as_most(
-        self, nodes: Sequence[fx.Node], spans: list[_Span], homes: list[str | None], *, trailing: bool
-    ) -> None:
+    def _as_most(self, nodes: Sequence[fx.Node], spans: list[_Span], homes: list[str | None]) -> None:
         """Let the last block of a series end as the others do, where the same operations follow it."""
         for series in dict.fromkeys(span.series for span in spans if not span.repeated):
             members = [span for span in spans if span.series == series and not span.repeated]

@@ -197,7 +197,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     content, plan = read_network(folder), StoredPlan(plan_document(folder), folder / PLAN)
     check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
-    check_tensors(plan, tensors, folder, content["earlier"])
+    check_tensors(plan, tensors, content["earlier"])
     network = build_graph(folder / GRAPH, tensors)
     # The stored answer need not depend on all of them: on no row of a table that no index of its question picks.
     if content["weights"] not in (None, digest_of(tensors)):

@@ -20,9 +20,7 @@ _PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 REMEDY = "Save the network again."
 
 
-def check_tensors(
-    plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path, earlier: Sequence[StoredPlan] = ()
-) -> None:
+def check_tensors(plan: StoredPlan, tensors: Mapping[str, Tensor], earlier: Sequence[StoredPlan] = ()) -> None:
     """Raise CheckpointError if a plan, or one before it, cannot lead to such tensors.
 
     Which channels merged cannot be told from the narrow network alone; how many is seen where a group fills an axis.

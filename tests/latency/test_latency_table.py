@@ -108,7 +108,7 @@ def test_without_a_goal_the_whole_range_is_timed(coupling, curve):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"runtime": "tensorrt"}, "no runtime `tensorrt`; take one of onnxruntime, eager, compiled"),
+        ({"runtime": "tensorrt"}, "`runtime` must be one of onnxruntime, eager, compiled, not tensorrt"),
         ({"batch": 0}, "`batch` must be 1 or more, not 0"),
         ({"only": ["nothing"]}, "nothing"),
     ],

@@ -105,11 +105,7 @@ def test_every_cluster_has_a_point_even_if_points_are_equal(clusters):
 
 
 BAD = {
-    "no such features": (
-        {"cluster": "colour"},
-        OptionError,
-        "`cluster` must be one of rows, .*, not colour",
-    ),
+    "no such features": ({"cluster": "colour"}, OptionError, "`cluster` must be one of rows, .*, not colour"),
     "no inputs": ({"cluster": "outputs"}, OptionError, "needs `batches`"),
     "a method without features": ({"cluster": "outputs", "method": "even", "batches": [data()]}, OptionError, "kmeans"),
     "other inputs": ({"cluster": "outputs", "batches": [torch.randn(4, 5)]}, DataError, r"\[4, 5\]"),

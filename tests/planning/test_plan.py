@@ -252,12 +252,7 @@ WRONG = {
     "more params": (FREE, {"params": 2.0}, OptionError, "`params` is a share"),
     "two wishes": (FREE, {"keep": 0.5, "macs": 0.5}, OptionError, "`keep` and `macs` exclude each other"),
     "round to 0": (FREE, {"round_to": 0}, OptionError, "`round_to` must be 1 or more, not 0"),
-    "method": (
-        FREE,
-        {"method": "kmean"},
-        OptionError,
-        "`method` must be .*, not kmean. Did you mean `kmeans`",
-    ),
+    "method": (FREE, {"method": "kmean"}, OptionError, "`method` must be .*, not kmean. Did you mean `kmeans`"),
 }
 
 

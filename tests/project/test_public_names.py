@@ -39,6 +39,25 @@ def test_a_public_function_has_an_example_that_runs(name, tmp_path, monkeypatch,
     assert capsys.readouterr().out == ""
 
 
+ROOT = Path(fxprune.__file__).resolve().parents[1]
+MODULES = sorted(
+    ".".join((*(() if folder == "fxprune" else ("fxprune",)), *path.relative_to(ROOT).with_suffix("").parts))
+    for folder in ("fxprune", "passes", "models_zoo", "cli")
+    for path in (ROOT / folder).rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_an_example_of_what_is_not_public_runs_too(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    public = {getattr(fxprune, each) for each in FUNCTIONS}
+    for case in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(name)):
+        if all(inspect.unwrap(each).__qualname__ != case.name.removeprefix(f"{name}.") for each in public):
+            doctest.DocTestRunner().run(case)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     "moved", ["snap.snap", "narrow.narrow", "cluster.plan", "export_onnx.export_onnx", "prove.prove"]
 )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 import math
 import random
 
 import pytest
 
-import fxprune.pytorch.view_factors
 from fxprune.pytorch.view_factors import view_factors
 
 TABLE = {
@@ -69,7 +67,3 @@ def test_a_view_and_its_inverse_have_the_same_factors():
         before, after = random_view(seed)[:: -1 if flip else 1]
         if 1 not in (*before, *after):
             assert [(right, left) for left, right in view_factors(after, before)] == view_factors(before, after)
-
-
-def test_the_example_in_the_docstring():
-    assert doctest.testmod(fxprune.pytorch.view_factors).failed == 0

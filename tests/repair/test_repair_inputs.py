@@ -12,7 +12,7 @@ import fxprune
 from fxprune.errors import DataError, ModelError, OptionError
 
 BAD = {
-    "no such repair": (lambda x: {"repair": "magic"}, OptionError, "no repair `magic`"),
+    "no such repair": (lambda x: {"repair": "magic"}, OptionError, "`repair` must be one of .*, not magic"),
     "a repair that needs images": (lambda x: {"repair": "readers"}, OptionError, "needs `batches`"),
     "no images": (lambda x: {"batches": []}, DataError, "no images"),
     "another size": (lambda x: {"batches": [x[..., :4]]}, DataError, r"float32 \[48, 1, 8, 4\]"),
