@@ -59,7 +59,7 @@ def forked(_forks, monkeypatch):
     monkeypatch.setattr("fxprune.passes.source.check.subprocess.run", _forks)
 
 
-# Folders and files that `make quick` leaves out: they train, export, draw networks at random, or start processes.
+# Folders, files and tests that `make quick` leaves out: they train, export, draw networks at random, or start processes.
 SLOW = (
     "analysis/test_computed_weights.py",
     "analysis/test_grouping.py",
@@ -77,6 +77,7 @@ SLOW = (
     "equivalence/",
     "distributed/",
     "job/",
+    "latency/test_latency_table.py::test_both_networks_run_in_the_runtime[onnxruntime]",
     "merge/",
     "models_zoo/",
     "onnx/",
@@ -86,10 +87,14 @@ SLOW = (
     "project/test_packaging.py",
     "project/test_public_names.py",
     "project/test_writing_rules.py",
+    "pytorch/test_network.py::test_a_network_that_returns_a_special_tensor_is_refused[to_mkldnn",
+    "pytorch/test_network.py::test_parts_in_wrappers_are_opened[compile]",
     "pytorch/test_precision.py",
     "repair/",
     "report/",
     "rewrite/",
+    "source/test_repeats.py::test_weights_of_a_type_that_no_file_holds_are_refused",
+    "source/test_source_export.py::test_report_and_weights",
     "store/",
     "train/",
     "verify/",
@@ -145,5 +150,5 @@ def pytest_collection_modifyitems(items):
     items[:] = [*shared, *(item for item in items if _group(item.nodeid) != "samples")]
     slow = tuple(f"{Path(__file__).parent.as_posix()}/{name}" for name in SLOW)
     for item in items:
-        if item.path.as_posix().startswith(slow):
+        if f"{item.path.as_posix()}::{item.name}".startswith(slow):
             item.add_marker("slow")
