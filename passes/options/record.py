@@ -44,9 +44,12 @@ class _SignatureOf:
         if "_signature" not in vars(record):
             by_name = [name for name in record._fields if name not in record._positional]
             ways = (Parameter.POSITIONAL_OR_KEYWORD, record._positional), (Parameter.KEYWORD_ONLY, by_name)
+            hints = {name: hint for base in reversed(record.__mro__) for name, hint in _hints_of(base).items()}
             record._signature = Signature(
                 [
-                    Parameter(name, way, default=getattr(record, name, Parameter.empty))
+                    Parameter(
+                        name, way, default=getattr(record, name, Parameter.empty), annotation=_type_of(hints[name])
+                    )
                     for way, names in ways
                     for name in names
                 ]
@@ -125,6 +128,15 @@ def options_of(record: Any) -> dict[str, Option]:
     """Return the options that the fields of a record declare, in order."""
     options: dict[str, Option] = record._options
     return options
+
+
+def _hints_of(base: type) -> dict[str, Any]:
+    hints: dict[str, Any] = vars(base).get("__annotations__", {})
+    return hints
+
+
+def _type_of(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def _own_options(record: type[Options], hints: Mapping[str, Any]) -> Iterator[Option]:

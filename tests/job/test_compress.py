@@ -66,6 +66,7 @@ def test_editors_and_type_checkers_see_the_options():
     parameters = signature.parameters
     assert (signature.return_annotation, list(parameters)[:2]) == ("Result", ["model", "data"])
     assert parameters == inspect.signature(Job).parameters
+    assert (parameters["keep"].annotation, parameters["round_to"].annotation) == (float | None, int)
     with pytest.raises(TypeError, match="keeep"):
         fxprune.compress(Tiny(), tiny_data(), keeep=0.5)
 
