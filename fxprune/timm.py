@@ -15,6 +15,7 @@ beside them lists must be those that were written.
 
 from __future__ import annotations
 
+import collections
 import math
 import threading
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from fxprune.common.documents import check_fields, check_format
 from fxprune.errors import CheckpointError, ModelError
 from fxprune.passes.store import EXPORTED, check_listed
 from fxprune.pytorch.timm_private import load_pretrained, loading_by
+from fxprune.pytorch.torch_private import tensor_tables
 
 ARCHITECTURE = "fxprune_narrow"
 FORMAT, VERSION = "fxprune-narrow", 1
@@ -95,7 +97,7 @@ def narrowed(model: nn.Module, narrow: Any, *, partial: bool = False) -> nn.Modu
     for name, sizes in narrow["tensors"].items():
         path, _, last = name.rpartition(".")
         owner = modules.get(path)
-        tensor = None if owner is None else {**owner._parameters, **owner._buffers}.get(last)
+        tensor = None if owner is None else collections.ChainMap(*tensor_tables(owner)).get(last)
         if owner is not None and tensor is not None:
             setattr(owner, last, cut.setdefault(id(tensor), _cut(name, tensor, sizes)))
         elif not optional:

@@ -30,8 +30,7 @@ __all__ = [
 
 # Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.
 functions_undisturbed = torch._C.DisableTorchFunctionSubclass
-# The same for modes, too.
-functions_plain = torch._C.DisableTorchFunction
+functions_plain = torch._C.DisableTorchFunction  # for modes, too
 # Functions of recurrent layers, by name.
 recurrent_functions = torch._VF
 # Holds the functions that tell modes under names of its own.

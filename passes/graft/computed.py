@@ -21,7 +21,7 @@ from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.rewritable import positional
 from fxprune.pytorch.shaped_layers import is_transposed
 from fxprune.pytorch.source import source_of
-from fxprune.pytorch.torch_private import ConvNd
+from fxprune.pytorch.torch_private import ConvNd, tensor_tables
 
 from .provenance import Attribute, Number, Traced, evaluate, numbers_of
 
@@ -167,7 +167,8 @@ def _cut(tensor: Tensor, wide: tuple[int, ...], narrow: tuple[int, ...]) -> Tens
 def _replace(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, last = name.rpartition(".")
     owner = model.get_submodule(path)
-    if last in owner._parameters:
-        owner._parameters[last] = nn.Parameter(tensor, requires_grad=attrgetter(name)(model).requires_grad)
+    parameters, buffers = tensor_tables(owner)
+    if last in parameters:
+        parameters[last] = nn.Parameter(tensor, requires_grad=attrgetter(name)(model).requires_grad)
     else:
-        owner._buffers[last] = tensor
+        buffers[last] = tensor
