@@ -28,8 +28,9 @@ class Call(Operation):
     """An operation as its rule sees it.
 
     A rule answers by six methods: ``unify``, ``freeze``, ``tie``, ``read``, ``balance`` and ``needs_factor``. Rules for
-    views and convolutions also bundle channels (``unify_rows``, ``choose_split``) and declare what the rewrite must do
-    (``needs_rewrite``, ``needs_copy``). All accept None: an axis without channels.
+    views and convolutions also bundle channels (``unify_rows``, ``choose_split``); others declare what the rewrite must
+    do (``needs_rewrite``, ``needs_copy`` and the like) and what the narrow network must check (``guard_lengths``,
+    ``guard_squeeze``). All accept None: an axis without channels.
 
     Attributes:
         woken: identities of the ids that waited before this call, and do so no longer.
