@@ -59,7 +59,7 @@ def forked(_forks, monkeypatch):
     monkeypatch.setattr("fxprune.passes.source.check.subprocess.run", _forks)
 
 
-# Folders, files and tests that `make quick` leaves out: they train, export, draw networks at random, or start processes.
+# Folders, files and tests that `make quick` leaves out: they train, export, draw at random, or start processes.
 SLOW = (
     "analysis/test_computed_weights.py",
     "analysis/test_grouping.py",
@@ -77,7 +77,7 @@ SLOW = (
     "equivalence/",
     "distributed/",
     "job/",
-    "latency/test_latency_table.py::test_both_networks_run_in_the_runtime[onnxruntime]",
+    "latency/test_latency_table.py::test_both_networks_run_in_the_runtime[onnx",
     "merge/",
     "models_zoo/",
     "onnx/",
@@ -93,7 +93,7 @@ SLOW = (
     "repair/",
     "report/",
     "rewrite/",
-    "source/test_repeats.py::test_weights_of_a_type_that_no_file_holds_are_refused",
+    "source/test_repeats.py::test_weights_of_a_type_that_no_file_holds",
     "source/test_source_export.py::test_report_and_weights",
     "store/",
     "train/",
