@@ -103,16 +103,17 @@ def test_tensors_as_wide_as_channels_by_chance_are_guarded(op):
 
 
 @pytest.mark.parametrize(
-    ("op", "height"),
+    ("op", "height", "kept"),
     [
-        (lambda y: y.flatten(1) * y.new_ones(y.shape[2] ** 3), 8),
-        (lambda y: y.repeat(1, 2, 1, 1) + y.new_ones((y.shape[2], 1, 1)), 16),
+        (lambda y: y.flatten(1) * y.new_ones(y.shape[2] ** 3), 8, 1),
+        (lambda y: y.repeat(1, 2, 1, 1) + y.new_ones((y.shape[2], 1, 1)), 16, 1),
+        (lambda y: y.repeat(1, 2, 1, 1) + y.new_ones((y.shape[2], 1, 1)), 16, 4),
     ],
 )
-def test_a_size_that_met_repeated_channels_is_refused_where_it_has_no_share(op, height):
+def test_a_size_that_met_repeated_channels_is_refused_where_it_has_no_share(op, height, kept):
     """Of one number and no share it would broadcast to none, whose sum is zero."""
     net = Net(lambda s, x: op(s.a(x)).flatten(1).sum(1), a=conv(3, 8)).double().eval()
-    plan = fxprune.plan(fxprune.couple(net, images(height, height)), widths={"a.weight": 1}, method="even")
+    plan = fxprune.plan(fxprune.couple(net, images(height, height)), widths={"a.weight": kept}, method="even")
     snapped = fxprune.snap(net, plan)
     narrow = fxprune.narrow(snapped, plan)
     assert_same(snapped, narrow, (height, height))

@@ -91,6 +91,8 @@ def squeezed_in_place(s, z):
         (lambda s, y: squeezed_in_place(s, y.mean((2, 3), True)), (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.view(y.mean((2, 3)).squeeze()).softmax(0)[..., None, None], (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.shares(y.mean((2, 3)).squeeze())[..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: (y.mean((2, 3)).squeeze() + s.view.bias).softmax(0)[..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: s.by_batch(y.flatten(2).squeeze(0)).view(-1, 8, 4), (2, 2, 2), (1, 2, 2)),
         (lambda s, y: torch.einsum("bchw,bciw->bch", y, y).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: torch.einsum("bc...,...->bc...", y, y[0, 0]).flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
     ],
@@ -98,6 +100,7 @@ def squeezed_in_place(s, z):
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
     layers = {"head": linear(512, 4), "flat": nn.Flatten(0), "mix": linear(8, 8)}
     layers |= {"view": nn.LayerNorm(8), "shares": Shares(8, 8)}
+    layers |= {"by_batch": nn.BatchNorm1d(8, affine=False, track_running_stats=False)}
     layers |= {"pool": nn.AdaptiveMaxPool2d((None, 1)), "up": nn.Upsample(scale_factor=0.5, mode="area")}
     net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)
     narrow_at(net.double().eval(), example, other, refused=True)
@@ -186,6 +189,8 @@ def in_patches(y):
         (lambda s, y: again(pooled_in_heads(F.adaptive_max_pool2d(y, 4)).chunk(2, 1)[0]), (2, 4, 4), (3, 4, 8)),
         (lambda s, y: y.mean((2, 3), True).squeeze(axis=(2, 3))[..., None, None], (2, 4, 4), (1, 4, 4)),
         (lambda s, y: s.out(F.relu6(y.mean((2, 3)).squeeze())).softmax(-1).view(-1, 4, 1), (2, 4, 4), (1, 4, 4)),
+        (lambda s, y: y.mean((2, 3)).squeeze().view(-1, 8, 1), (2, 4, 4), (1, 4, 4)),
+        (lambda s, y: y.flatten(1, 2).unflatten(1, (8, -1)), (2, 4, 4), (3, 2, 5)),
         (lambda s, y: torch.vstack(y.split(2, 2)), (2, 4, 4), (2, 6, 4)),
     ],
 )
