@@ -15,7 +15,7 @@ from torch import nn
 from fxprune.arguments.guards import float64_stands_in
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.precision import DOUBLE, DOUBLED, MixingMode, dtypes_of, promoted, to_float64
-from fxprune.pytorch.torch_private import is_mutable, pytree
+from fxprune.pytorch.torch_private import GROUPED_MM_OPERATOR, is_mutable, pytree
 
 
 class KeepFloat64(MixingMode):
@@ -50,7 +50,8 @@ class KeepFloat64(MixingMode):
             return func(*args, **kwargs)
         except RuntimeError:
             # An operator that rejects float64, as of fake quantisation: the network casts to float32 for it.
-            if found.isdisjoint(DOUBLE) or is_mutable(func):
+            # PromoteMixed computes the product of groups in float64.
+            if found.isdisjoint(DOUBLE) or is_mutable(func) or func is GROUPED_MM_OPERATOR:
                 raise
             return _in_single(func, args, kwargs)
 
