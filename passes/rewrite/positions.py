@@ -12,10 +12,15 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
-from fxprune.pytorch.rewritable import INDICES, PADS, SLICES, SPLITS, canonical_call
+from fxprune.pytorch.rewritable import INDICES, PADS, PUTS, SLICES, SPLITS, canonical_call
+from fxprune.pytorch.torch_private import pytree
 from fxprune.pytorch.view_factors import view_factors
 
 from .site import Site, product
+
+
+# Calls that name places along an axis.
+_PLACES = SLICES | INDICES | SPLITS | PADS | PUTS
 
 
 def is_open(size: Any) -> bool:
@@ -74,16 +79,17 @@ def guard_flat(site: Site) -> None:
 def is_read(site: Site, node: fx.Node, length: int) -> bool:
     """Tell whether an axis of channels beside positions meets a weight, or an index."""
     nodes, module = site.coupling.nodes, site.coupling.graph_module
+    is_tensor = isinstance(nodes[node.name].value, Shape)  # not pieces, of which an index takes one
     for user in node.users:
-        value = nodes[user.name].value if user.op != "output" else None
-        if not isinstance(value, Shape):
+        if user.op == "output":
             continue
         owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
-        named = user.op != "call_module" and canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
+        named = is_tensor and user.op != "call_module" and canonical_call(user.target) in _PLACES
         constants = [nodes[each.name].value for each in user.all_input_nodes if is_constant(each)]
         if owns or named or any(_may_meet(each, length) for each in constants):
             return True
-        if any(value.sizes[d] == length for d in value.varying) and is_read(site, user, length):
+        made = [each for each in pytree.tree_leaves(nodes[user.name].value) if isinstance(each, Shape)]
+        if any(each.sizes[d] == length for each in made for d in each.varying) and is_read(site, user, length):
             return True
     return False
 

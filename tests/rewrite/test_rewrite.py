@@ -83,6 +83,12 @@ def test_what_does_not_get_narrow_stays_as_it_is():
     assert made.code == coupling.graph_module.code
 
 
+def test_new_tensors_without_channels_stay_as_they_are():
+    net = Net(lambda s, x: s.b(y := s.a(x)).mean((1, 2, 3)) * y.new_ones(y.shape[0]), a=conv(3, 8), b=conv(8, 4)).eval()
+    narrow = narrow_unequal(net, plan_of(fxprune.couple(net, torch.randn(2, 3, 4, 4))))
+    assert call(narrow, "new_ones") == (("a", "getattr_1_size"), {})
+
+
 def test_batch_and_space_stay_computed():
     code = halved("channel shuffle by view").code
     assert code.count(".size(0)") >= 1 and code.count(".size(2)") >= 1 and code.count(".size(3)") >= 1
@@ -220,6 +226,18 @@ def test_what_an_index_copies_is_no_slice_of_the_narrow_network():
     clusters = {6: [0, 1, 2, 2, 0, 1], 2: [0, 1]}
     plan = Plan(coupling, {found[0].name: np.array(clusters[found[0].width]) for found in coupling.domains}, "", 0)
     snapped, narrow = snapped_and_narrow(net, plan)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+
+
+def test_a_list_among_channels_may_be_written_to():
+    def forward(s, x):
+        y = s.a(x).relu()
+        y[:, [0, 2]] = 0.5
+        return s.b(y)
+
+    net = Net(forward, a=conv(3, 8), b=conv(8, 4)).double().eval()
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    snapped, narrow = half_of(net, x)
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
 
 
