@@ -18,7 +18,6 @@ from fxprune.pytorch.view_factors import view_factors
 
 from .site import Site, product
 
-
 # Calls that name places along an axis.
 _PLACES = SLICES | INDICES | SPLITS | PADS | PUTS
 

@@ -155,7 +155,8 @@ def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
 )
 def test_a_scale_beside_the_product_is_that_of_the_narrow_heads(forward, scale):
     narrow = halved(attention(forward), torch.randn(2, 5, 6).double())[1]
-    found = [(node.target, node.args[1]) for node in narrow.graph.nodes if node.target in (operator.mul, operator.truediv)]
+    times = (operator.mul, operator.truediv)
+    found = [(node.target, node.args[1]) for node in narrow.graph.nodes if node.target in times]
     assert found == [(scale[0], pytest.approx(scale[1]))]
 
 

@@ -254,15 +254,15 @@ def test_a_list_among_channels_may_be_written_to():
     ],
 )
 def test_a_variance_over_channels_is_corrected_by_the_same_number(spread):
-    net = Net(lambda s, x: s.b(y := s.a(x)).mean((1, 2, 3)) * spread(y).sum(), a=conv(3, 8), b=conv(8, 4)).double().eval()
-    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    net = Net(lambda s, x: s.b(y := s.a(x)).mean((1, 2, 3)) * spread(y).sum(), a=conv(3, 8), b=conv(8, 4))
+    net, x = net.double().eval(), torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     snapped, narrow = half_of(net, x)
     assert narrow.a.out_channels == 4
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
 
 
 def test_pieces_may_be_added_to_a_tuple():
-    net = Net(lambda s, x: s.b(torch.cat((y := s.a(x),) + y.split(4, 1), 1)), a=conv(3, 8), b=conv(16, 4))
+    net = Net(lambda s, x: s.b(torch.cat(operator.add((y := s.a(x),), y.split(4, 1)), 1)), a=conv(3, 8), b=conv(16, 4))
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     snapped, narrow = half_of(net.double().eval(), x)
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64

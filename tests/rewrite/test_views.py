@@ -226,10 +226,12 @@ def test_a_view_may_part_a_group_that_stays_as_it_is():
     assert_same(snapped, fxprune.narrow(snapped, plan), (4, 4), (6, 2))
 
 
-@pytest.mark.parametrize("cut", [lambda y: y.split(256, 1)[1], lambda y: F.pad(y, (0, -64)), lambda y: F.pad(y, (-64, 0))])
+@pytest.mark.parametrize(
+    "cut", [lambda y: y.split(256, 1)[1], lambda y: F.pad(y, (0, -64)), lambda y: F.pad(y, (-64, 0))]
+)
 def test_pieces_of_flattened_images_are_guarded(cut):
     snapped, narrow = made(lambda s, y: cut(y.flatten(1)).sigmoid().amax(1), kept=2)
     assert_same(snapped, narrow, (8, 8))
     assert snapped(images(8, 12)).isfinite().all()
-    with pytest.raises(SpecialisedError, match="size 1 before `(split|pad)` was .*: capture again"):
+    with pytest.raises(SpecialisedError, match=r"size 1 before `(split|pad)` was .*: capture again"):
         narrow(images(8, 12))
