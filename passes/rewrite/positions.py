@@ -88,7 +88,8 @@ def is_read(site: Site, node: fx.Node, length: int) -> bool:
         if owns or named or any(_may_meet(each, length) for each in constants):
             return True
         made = [each for each in pytree.tree_leaves(nodes[user.name].value) if isinstance(each, Shape)]
-        if any(each.sizes[d] == length for each in made for d in each.varying) and is_read(site, user, length):
+        # Joined with itself or repeated, the axis is longer.
+        if any(is_read(site, user, each) for each in {shape.sizes[d] for shape in made for d in shape.varying}):
             return True
     return False
 

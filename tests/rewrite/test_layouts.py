@@ -167,6 +167,8 @@ def written(y):
         lambda y: y.split_with_sizes([96, 160])[0],
         lambda y: torch.stack([y, y]).unbind()[0][:96],
         lambda y: torch.frexp(y)[0][:96],
+        lambda y: torch.cat([y, y])[:96],
+        lambda y: y.repeat(2)[:96],
         lambda y: y[torch.arange(96)],
         lambda y: y.index_fill(0, torch.arange(96), 0.5),
         lambda y: nn.functional.pad(y, (-96, 0)),
