@@ -77,21 +77,30 @@ def guard_flat(site: Site) -> None:
 
 def is_read(site: Site, node: fx.Node, length: int) -> bool:
     """Tell whether an axis of channels beside positions meets a weight, or an index."""
-    nodes, module = site.coupling.nodes, site.coupling.graph_module
-    is_tensor = isinstance(nodes[node.name].value, Shape)  # not pieces, of which an index takes one
-    for user in node.users:
-        if user.op == "output":
-            continue
-        owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
-        named = is_tensor and user.op != "call_module" and canonical_call(user.target) in _PLACES
-        constants = [nodes[each.name].value for each in user.all_input_nodes if is_constant(each)]
-        if owns or named or any(_may_meet(each, length) for each in constants):
-            return True
-        made = [each for each in pytree.tree_leaves(nodes[user.name].value) if isinstance(each, Shape)]
-        # Joined with itself or repeated, the axis is longer.
-        if any(is_read(site, user, each) for each in {shape.sizes[d] for shape in made for d in shape.varying}):
-            return True
+    nodes, seen = site.coupling.nodes, {(node, length)}
+    todo = [*seen]
+    while todo:
+        node, length = todo.pop()
+        is_tensor = isinstance(nodes[node.name].value, Shape)  # not pieces, of which an index takes one
+        for user in node.users:
+            if user.op == "output":
+                continue
+            if _is_reader(site, user, length, is_tensor):
+                return True
+            made = [each for each in pytree.tree_leaves(nodes[user.name].value) if isinstance(each, Shape)]
+            # Joined with itself or repeated, the axis is longer.
+            new = {(user, shape.sizes[d]) for shape in made for d in shape.varying} - seen
+            seen |= new
+            todo += new
     return False
+
+
+def _is_reader(site: Site, user: fx.Node, length: int, of_tensor: bool) -> bool:
+    nodes, module = site.coupling.nodes, site.coupling.graph_module
+    owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
+    named = of_tensor and user.op != "call_module" and canonical_call(user.target) in _PLACES
+    constants = [nodes[each.name].value for each in user.all_input_nodes if is_constant(each)]
+    return owns or named or any(_may_meet(each, length) for each in constants)
 
 
 def _may_meet(constant: Any, length: int) -> bool:
