@@ -94,7 +94,7 @@ def _steps_elsewhere(wide: fx.Node | None, narrow: fx.Node) -> bool:
     if wide is None or wide.target not in (operator.getitem, torch.ops.aten.slice.Tensor):
         return False
     if wide.target is not operator.getitem:
-        return wide.args[4:] not in ((), (1,)) and wide.args != narrow.args
+        return (wide.args[4] if len(wide.args) > 4 else wide.kwargs.get("step")) not in (None, 1)
     items = wide.args[1] if isinstance(wide.args[1], tuple) else (wide.args[1],)
     return wide.args[1:2] != narrow.args[1:2] and any(
         isinstance(item, slice) and item.step not in (None, 1) for item in items

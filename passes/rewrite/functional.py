@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx
 
+from .positions import length_in
 from .site import Site
 
 
@@ -16,8 +17,7 @@ def convolved(site: Site) -> fx.Node | None:
     channels = on_x.axes[1]
     if channels is None or (isinstance(groups, int) and groups == 1):
         return None
-    per_group = weight.sizes[1] if weight.axes[1] is None else int(site.kept(weight.axes[1]).sum())
-    after = int(site.kept(channels).sum()) // per_group
+    after = int(site.kept(channels).sum()) // length_in(site, weight, 1)
     # If batch and channels share an axis, each image has groups of its own, and the model computes their number.
     before = len(channels) // weight.sizes[1]
     return site.copy(*_with_groups(site, groups, Fraction(after, before)))

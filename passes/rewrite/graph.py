@@ -177,7 +177,7 @@ def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] 
     """
     if node.op == "call_method" and node.target == "numel" and isinstance(args[0], tuple):
         return (product(graph, args[0]),)
-    if node.op != "call_function" or node.target is getattr or not args:
+    if node.target is getattr or not args:
         return None
     known = not any(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves((args, kwargs)))
     is_tuple = isinstance(args[0], tuple)

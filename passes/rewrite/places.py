@@ -134,7 +134,8 @@ def _numbered(site: Site, on_x: Shape) -> fx.Node | None:
 def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
     """aten.slice: from ``start`` to ``end`` of one axis, counted in kept positions."""
     dim = site.parameter(1, "dim", 0) % len(on_x.sizes)
-    codes, bounds = on_x.axes[dim], slice(*(site.parameter(at, "", None) for at in (2, 3, 4)))
+    codes, names = on_x.axes[dim], ("start", "end", "step")
+    bounds = slice(*(site.parameter(at, name) for at, name in enumerate(names, 2)))
     if codes is None:
         return None
     site.guard_length(dim, on_x)

@@ -12,10 +12,14 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
-from fxprune.pytorch.rewritable import INDICES, PADS, SLICES, SPLITS, canonical_call
+from fxprune.pytorch.rewritable import INDICES, PADS, PUTS, SLICES, SPLITS, canonical_call
+from fxprune.pytorch.torch_private import pytree
 from fxprune.pytorch.view_factors import view_factors
 
 from .site import Site, product
+
+# Calls that name places along an axis.
+_PLACES = SLICES | INDICES | SPLITS | PADS | PUTS
 
 
 def is_open(size: Any) -> bool:
@@ -73,19 +77,30 @@ def guard_flat(site: Site) -> None:
 
 def is_read(site: Site, node: fx.Node, length: int) -> bool:
     """Tell whether an axis of channels beside positions meets a weight, or an index."""
-    nodes, module = site.coupling.nodes, site.coupling.graph_module
-    for user in node.users:
-        value = nodes[user.name].value if user.op != "output" else None
-        if not isinstance(value, Shape):
-            continue
-        owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
-        named = user.op != "call_module" and canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
-        constants = [nodes[each.name].value for each in user.all_input_nodes if is_constant(each)]
-        if owns or named or any(_may_meet(each, length) for each in constants):
-            return True
-        if any(value.sizes[d] == length for d in value.varying) and is_read(site, user, length):
-            return True
+    nodes, seen = site.coupling.nodes, {(node, length)}
+    todo = [*seen]
+    while todo:
+        node, length = todo.pop()
+        is_tensor = isinstance(nodes[node.name].value, Shape)  # not pieces, of which an index takes one
+        for user in node.users:
+            if user.op == "output":
+                continue
+            if _is_reader(site, user, length, is_tensor):
+                return True
+            made = [each for each in pytree.tree_leaves(nodes[user.name].value) if isinstance(each, Shape)]
+            # Joined with itself or repeated, the axis is longer.
+            new = {(user, shape.sizes[d]) for shape in made for d in shape.varying} - seen
+            seen |= new
+            todo += new
     return False
+
+
+def _is_reader(site: Site, user: fx.Node, length: int, of_tensor: bool) -> bool:
+    nodes, module = site.coupling.nodes, site.coupling.graph_module
+    owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
+    named = of_tensor and user.op != "call_module" and canonical_call(user.target) in _PLACES
+    constants = [nodes[each.name].value for each in user.all_input_nodes if is_constant(each)]
+    return owns or named or any(_may_meet(each, length) for each in constants)
 
 
 def _may_meet(constant: Any, length: int) -> bool:

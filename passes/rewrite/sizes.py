@@ -20,7 +20,7 @@ from fxprune.pytorch.view_factors import view_factors
 
 from .parts import guard_parts, read_from_behind
 from .places import picked
-from .positions import guard_flat, guard_positions, guard_run, is_open
+from .positions import guard_flat, guard_positions, guard_run, is_open, length_in
 from .site import Site, standing_for
 
 
@@ -59,8 +59,7 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
     made = make()
     known = guard_parts(site, asked, made) if site.kind in surface.VIEWS else {}
     for dim in where:
-        codes = wide.value.axes[dim]
-        length = wide.value.sizes[dim] if codes is None else int(site.kept(codes).sum())
+        length = length_in(site, wide.value, dim)
         if is_open(asked.get(dim)) and known.get(dim) != length:
             size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")
             site.call(guard_equal, size, length, where[dim])
@@ -171,7 +170,7 @@ def padded(site: Site) -> fx.Node | None:
 def like_another(site: Site) -> fx.Node | None:
     """expand_as, view_as: an axis has the width of what it holds, not that of its example."""
     like, wide = site.wide_of(1), site.coupling.nodes[site.node.name].value
-    same = all(_width(site, wide, dim) == _width(site, like, dim) for dim in range(len(wide.sizes)))
+    same = all(length_in(site, wide, dim) == length_in(site, like, dim) for dim in range(len(wide.sizes)))
     if same and (site.kind != "expand_as" or not site.value.labelled):
         return None
     other = site.args[1]
@@ -179,7 +178,7 @@ def like_another(site: Site) -> fx.Node | None:
     def size(dim: int) -> Any:
         codes = wide.axes[dim]
         if like.axes[dim] is not None or (codes is not None and site.kind == "expand_as"):
-            return _width(site, wide, dim)
+            return length_in(site, wide, dim)
         length = site.graph.create_node("call_method", "size", (other, dim), {}, f"{site.node.name}_size")
         return length if codes is None else _kept_of(site, codes, length)
 
@@ -187,11 +186,6 @@ def like_another(site: Site) -> fx.Node | None:
     stated = str(site.kind).removesuffix("_as")
     made = site.graph.create_node("call_method", stated, (site.args[0], *sizes), {}, site.node.name)
     return standing_for(site.node, made)
-
-
-def _width(site: Site, wide: Shape, dim: int) -> int:
-    codes = wide.axes[dim]
-    return wide.sizes[dim] if codes is None else int(site.kept(codes).sum())
 
 
 def repeated(site: Site) -> fx.Node | None:

@@ -13,6 +13,7 @@ from torch import fx
 
 from fxprune.errors import RewriteError
 
+from .positions import length_in
 from .site import Site, standing_for
 
 _MATMULS = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm})
@@ -44,9 +45,7 @@ class Factor:
 
 def _factor(site: Site, size: float, *, by_default: bool = False, of_input: bool = False) -> Factor:
     wide = site.shape_of(0)
-    codes = wide.axes[-1]
-    narrow = wide.sizes[-1] if codes is None else int(site.kept(codes).sum())
-    return Factor(size, wide.sizes[-1], narrow, by_default, of_input)
+    return Factor(size, wide.sizes[-1], length_in(site, wide, -1), by_default, of_input)
 
 
 def multiplicity(site: Site) -> float:

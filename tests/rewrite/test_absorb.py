@@ -62,6 +62,12 @@ def divided(s, x):
     return s.head(s.o(merged(weights @ heads(s.v(x)))).mean(1))
 
 
+def scaled_first(s, x):
+    x = s.stem(x)
+    weights = (heads(s.q(x) * 8**-0.5) @ heads(s.k(x)).mT).softmax(-1)
+    return s.head(s.o(merged(weights @ heads(s.v(x)))).mean(1))
+
+
 def unscaled(s, x):
     x = s.stem(x)
     weights = (heads(s.q(x)) @ heads(s.k(x)).mT * 0.1).softmax(-1)
@@ -139,14 +145,27 @@ def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
     with_factors = halved(model, x, absorb=False)[1]
     assert with_factors.meta["factors"] == 1
     torch.testing.assert_close(with_factors(x), snapped(x), rtol=1e-12, atol=1e-12)
-    assert absorb(with_factors, with_factors.meta["plan"]) == absorbed and with_factors.meta["factors"] == 1 - absorbed
+    assert absorb(with_factors, with_factors.meta["plan"]) == absorbed
+    assert (with_factors.meta["factors"], with_factors.meta["absorbed"]) == (1 - absorbed, absorbed)
     torch.testing.assert_close(with_factors(x), narrow(x), rtol=1e-12, atol=1e-12)
 
 
-def test_a_scale_behind_the_product_is_that_of_the_narrow_heads():
-    narrow = halved(attention(divided), torch.randn(2, 5, 6).double())[1]
-    scales = [node.args[1] for node in narrow.graph.nodes if node.target is operator.truediv]
-    assert scales == [pytest.approx(4**0.5)]
+@pytest.mark.parametrize(
+    ("forward", "scale"), [(divided, (operator.truediv, 4**0.5)), (scaled_first, (operator.mul, 4**-0.5))]
+)
+def test_a_scale_beside_the_product_is_that_of_the_narrow_heads(forward, scale):
+    narrow = halved(attention(forward), torch.randn(2, 5, 6).double())[1]
+    times = (operator.mul, operator.truediv)
+    found = [(node.target, node.args[1]) for node in narrow.graph.nodes if node.target in times]
+    assert found == [(scale[0], pytest.approx(scale[1]))]
+
+
+def test_how_many_factors_are_in_weights_stays_unknown():
+    """As of a network that a version stored which did not count them."""
+    narrow = halved(attention(plain), torch.randn(2, 5, 6).double(), absorb=False)[1]
+    narrow.meta["absorbed"] = None
+    assert absorb(narrow, narrow.meta["plan"]) == 1
+    assert narrow.meta["absorbed"] is None
 
 
 def one_after_another(s, x):

@@ -103,22 +103,40 @@ def test_tensors_as_wide_as_channels_by_chance_are_guarded(op):
 
 
 @pytest.mark.parametrize(
-    ("op", "height"),
+    ("op", "height", "kept"),
     [
-        (lambda y: y.flatten(1) * y.new_ones(y.shape[2] ** 3), 8),
-        (lambda y: y.repeat(1, 2, 1, 1) + y.new_ones((y.shape[2], 1, 1)), 16),
+        (lambda y: y.flatten(1) * y.new_ones(y.shape[2] ** 3), 8, 1),
+        (lambda y: y.repeat(1, 2, 1, 1) + y.new_ones((y.shape[2], 1, 1)), 16, 1),
+        (lambda y: y.repeat(1, 2, 1, 1) + y.new_ones((y.shape[2], 1, 1)), 16, 4),
     ],
 )
-def test_a_size_that_met_repeated_channels_is_refused_where_it_has_no_share(op, height):
+def test_a_size_that_met_repeated_channels_is_refused_where_it_has_no_share(op, height, kept):
     """Of one number and no share it would broadcast to none, whose sum is zero."""
     net = Net(lambda s, x: op(s.a(x)).flatten(1).sum(1), a=conv(3, 8)).double().eval()
-    plan = fxprune.plan(fxprune.couple(net, images(height, height)), widths={"a.weight": 1}, method="even")
+    plan = fxprune.plan(fxprune.couple(net, images(height, height)), widths={"a.weight": kept}, method="even")
     snapped = fxprune.snap(net, plan)
     narrow = fxprune.narrow(snapped, plan)
     assert_same(snapped, narrow, (height, height))
     assert snapped(images(1, 1)).isfinite().all()
     with pytest.raises(SpecialisedError, match=r"the rest of a size in `.*` was 0, run where it is"):
         narrow(images(1, 1))
+
+
+def test_a_computed_size_of_which_no_share_is_left_is_refused():
+    """At five images, 20 rows hold each channel two and a half times."""
+    net = Net(lambda s, x: halved(s.a(x)), a=conv(3, 8)).double().eval()
+    x, other = torch.rand(4, 3, 8, 8).double(), torch.rand(5, 3, 8, 8).double()
+    plan = fxprune.plan(fxprune.couple(net, x), widths={"a.weight": 1}, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)
+    assert snapped(other).shape == (4, 8)
+    with pytest.raises(SpecialisedError, match=r"the rest of a size in `.*` was 0, run where it is 4"):
+        narrow(other)
+
+
+def halved(y):
+    return y.narrow(2, 0, y.shape[0] // 2).reshape(-1, y.shape[0] * 4, 8).sum(1)
 
 
 def shares(s, y):
@@ -135,6 +153,39 @@ def test_places_in_flattened_images_are_guarded():
     assert_same(snapped, narrow, (8, 8))
     with pytest.raises(SpecialisedError, match=r"size 1 before `getitem.*` was .*: capture again"):
         narrow(images(10, 12))
+
+
+def written(y):
+    y[:96] = 0.5
+    return y
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda y: y.split(96)[0],
+        lambda y: y.split_with_sizes([96, 160])[0],
+        lambda y: torch.stack([y, y]).unbind()[0][:96],
+        lambda y: torch.frexp(y)[0][:96],
+        lambda y: torch.cat([y, y])[:96],
+        lambda y: y.repeat(2)[:96],
+        lambda y: y[torch.arange(96)],
+        lambda y: y.index_fill(0, torch.arange(96), 0.5),
+        lambda y: nn.functional.pad(y, (-96, 0)),
+        written,
+    ],
+)
+def test_places_in_an_axis_of_all_images_are_guarded(read):
+    """Of more images that are smaller, other channels of other images are there."""
+    net = Net(lambda s, x: read(s.a(x).relu().flatten()).sigmoid().amax(0, True), a=conv(3, 8)).double().eval()
+    example, other = (torch.rand(size[0], 3, *size[1:], dtype=torch.float64) for size in ((2, 4, 4), (4, 2, 4)))
+    plan = fxprune.plan(fxprune.couple(net, example), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    torch.testing.assert_close(narrow(example), snapped(example), rtol=1e-9, atol=1e-12)  # rounding of float64
+    assert snapped(other).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"the size of axes 0 before `flatten` was 2, run where it is 4"):
+        narrow(other)
 
 
 @pytest.mark.parametrize(

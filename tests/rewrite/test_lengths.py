@@ -91,6 +91,8 @@ def squeezed_in_place(s, z):
         (lambda s, y: squeezed_in_place(s, y.mean((2, 3), True)), (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.view(y.mean((2, 3)).squeeze()).softmax(0)[..., None, None], (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.shares(y.mean((2, 3)).squeeze())[..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: (y.mean((2, 3)).squeeze() + s.view.bias).softmax(0)[..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: s.by_batch(y.flatten(2).squeeze(0)).view(-1, 8, 4), (2, 2, 2), (1, 2, 2)),
         (lambda s, y: torch.einsum("bchw,bciw->bch", y, y).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: torch.einsum("bc...,...->bc...", y, y[0, 0]).flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
     ],
@@ -98,6 +100,7 @@ def squeezed_in_place(s, z):
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
     layers = {"head": linear(512, 4), "flat": nn.Flatten(0), "mix": linear(8, 8)}
     layers |= {"view": nn.LayerNorm(8), "shares": Shares(8, 8)}
+    layers |= {"by_batch": nn.BatchNorm1d(8, affine=False, track_running_stats=False)}
     layers |= {"pool": nn.AdaptiveMaxPool2d((None, 1)), "up": nn.Upsample(scale_factor=0.5, mode="area")}
     net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)
     narrow_at(net.double().eval(), example, other, refused=True)
@@ -156,6 +159,10 @@ def in_three(y):
     return y.flatten(2).repeat(1, 3, 1).view(y.shape[0], 3, 2, 4, -1)
 
 
+def in_rows(y):
+    return y.reshape(y.shape[0] * y.shape[1], y.shape[0] * 4)
+
+
 def pooled_in_heads(y):
     """As many positions as heads, of which a convolution and a pool leave four."""
     y = F.max_pool2d(F.pad(y, (0, 1, 0, 1)), 2)
@@ -176,6 +183,8 @@ def in_patches(y):
         (lambda s, y: y.flatten().view(y.shape), (1, 4, 4), (3, 2, 5)),
         (lambda s, y: y.flatten(1).relu().view(y.shape[0], 8, -1), (1, 4, 4), (3, 2, 5)),
         (lambda s, y: s.head(y.flatten(1))[..., None], (1, 8, 8), (3, 4, 16)),
+        (lambda s, y: s.rows(y.view(y.shape[0] * 2, 4 * y.shape[2], y.shape[3]).mT), (2, 4, 3), (3, 4, 5)),
+        (lambda s, y: torch.frexp(y.flatten())[0].amax(0).view(1, 1, 1), (2, 4, 4), (4, 2, 4)),
         (lambda s, y: y.view(y.shape[0], y.shape[2] * 8, -1).relu().view(y.shape[0], 8, -1), (2, 4, 4), (3, 2, 4)),
         (lambda s, y: in_patches(y).reshape(y.shape[0], 8, -1, 4), (2, 4, 4), (3, 6, 2)),
         (lambda s, y: again(attended(in_heads(y))), (2, 2, 2), (3, 4, 2)),
@@ -186,11 +195,14 @@ def in_patches(y):
         (lambda s, y: again(pooled_in_heads(F.adaptive_max_pool2d(y, 4)).chunk(2, 1)[0]), (2, 4, 4), (3, 4, 8)),
         (lambda s, y: y.mean((2, 3), True).squeeze(axis=(2, 3))[..., None, None], (2, 4, 4), (1, 4, 4)),
         (lambda s, y: s.out(F.relu6(y.mean((2, 3)).squeeze())).softmax(-1).view(-1, 4, 1), (2, 4, 4), (1, 4, 4)),
+        (lambda s, y: y.mean((2, 3)).squeeze().view(-1, 8, 1), (2, 4, 4), (1, 4, 4)),
+        (lambda s, y: y.flatten(1, 2).unflatten(1, (8, -1)), (2, 4, 4), (3, 2, 5)),
+        (lambda s, y: in_rows(y.flatten(2).mT).unsqueeze(2), (2, 1, 1), (2, 4, 4)),
         (lambda s, y: torch.vstack(y.split(2, 2)), (2, 4, 4), (2, 6, 4)),
     ],
 )
 def test_views_that_keep_channels_run_at_other_sizes(op, example, other):
-    layers = {"head": linear(512, 4), "out": linear(8, 4)}
+    layers = {"head": linear(512, 4), "out": linear(8, 4), "rows": linear(16, 4)}
     net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)
     narrow_at(net.double().eval(), example, other, refused=False)
 
@@ -232,23 +244,6 @@ def narrow_at(net, example, other, *, refused):
 def test_positions_stated_in_front_of_channels_need_no_guard():
     snapped, narrow = made(lambda s, y: s.head(y.movedim(1, 3).reshape(-1, 64, 8)).amax(1), kept=4, head=linear(8, 4))
     assert_same(snapped, narrow, (8, 8), (8, 16))
-
-
-def test_a_computed_size_of_which_no_share_is_left_is_refused():
-    """At five images, 20 rows hold each channel two and a half times."""
-    net = Net(lambda s, x: halved(s.a(x)), a=conv(3, 8)).double().eval()
-    x, other = torch.rand(4, 3, 8, 8).double(), torch.rand(5, 3, 8, 8).double()
-    plan = fxprune.plan(fxprune.couple(net, x), widths={"a.weight": 1}, method="even")
-    snapped = fxprune.snap(net, plan)
-    narrow = fxprune.narrow(snapped, plan)
-    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)
-    assert snapped(other).shape == (4, 8)
-    with pytest.raises(SpecialisedError, match=r"the rest of a size in `.*` was 0, run where it is 4"):
-        narrow(other)
-
-
-def halved(y):
-    return y.narrow(2, 0, y.shape[0] // 2).reshape(-1, y.shape[0] * 4, 8).sum(1)
 
 
 @pytest.mark.parametrize(

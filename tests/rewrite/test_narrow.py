@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from helpers.layer_truth import assert_layers_tell_the_truth
 from helpers.proved import narrowed, proved
+from helpers.unequal import halved as half_of
 from helpers.unequal import narrow_unequal
-from samples import SAMPLES, Net, linear
+from samples import SAMPLES, Net, conv, linear
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -243,3 +244,12 @@ def test_another_permutation_of_channels_needs_another_plan():
     net.k.turned.copy_(net.k.turned.roll(3))
     with pytest.raises(PlanError, match="buffers hold other values"):
         narrow(net, plan)
+
+
+def test_the_network_that_was_narrowed_first_stays_the_origin():
+    net = Net(lambda s, x: s.b(s.a(x)), a=conv(3, 16), b=conv(16, 4)).eval()
+    x, made = torch.randn(2, 3, 4, 4), []
+    for _ in range(3):
+        made.append(half_of(made[-1] if made else net, x)[1])
+        made[0].meta["spec"] = "how it is built"
+    assert [each.meta.get("origin") for each in made] == [None, "how it is built", "how it is built"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.unequal import halved as half_of
 from helpers.unequal import narrow_unequal, snapped_and_narrow
 from samples import SAMPLES, Net, conv, linear
 from torch import nn
@@ -80,6 +81,12 @@ def test_what_does_not_get_narrow_stays_as_it_is():
     coupling = fxprune.couple(sample.net, sample.inputs)
     made = narrow_unequal(sample.net, Plan(coupling, {B: np.array([0, 0, 1, 1, 2, 2])}))
     assert made.code == coupling.graph_module.code
+
+
+def test_new_tensors_without_channels_stay_as_they_are():
+    net = Net(lambda s, x: s.b(y := s.a(x)).mean((1, 2, 3)) * y.new_ones(y.shape[0]), a=conv(3, 8), b=conv(8, 4)).eval()
+    narrow = narrow_unequal(net, plan_of(fxprune.couple(net, torch.randn(2, 3, 4, 4))))
+    assert call(narrow, "new_ones") == (("a", "getattr_1_size"), {})
 
 
 def test_batch_and_space_stay_computed():
@@ -182,3 +189,80 @@ def test_a_piece_that_a_tensor_picks_is_refused(index):
     net.register_buffer("at", torch.tensor(1))
     with pytest.raises(CaptureError, match="values of a tensor"):
         fxprune.couple(net, (torch.randn(2, 3, 4, 4),))
+
+
+slice_of = torch.ops.aten.slice.Tensor
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda y: slice_of(y, 1, 4),
+        lambda y: slice_of(y, dim=1, start=2, end=6),
+        lambda y: slice_of(y, 1, 1, 6, 2),
+        lambda y: slice_of(y, 1, step=3),
+    ],
+)
+def test_bounds_of_a_slice_are_given_by_place_or_by_name(cut):
+    net = Net(lambda s, x: s.b(y := s.a(x)).mean((1, 2, 3)) + cut(y).amax((1, 2, 3)), a=conv(3, 8), b=conv(8, 4))
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    coupling = fxprune.couple(net.double().eval(), x)
+    snapped, narrow = snapped_and_narrow(
+        net, Plan(coupling, {name: np.arange(group.width) // 2 for name, group in coupling.groups.items()})
+    )
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+
+
+def test_what_an_index_copies_is_no_slice_of_the_narrow_network():
+    def forward(s, x):
+        y = s.a(x)
+        some = y[:, [4, 6]]
+        some.tanh_()
+        return s.b(torch.cat([y, some], 1))
+
+    net = Net(forward, a=conv(3, 8), b=conv(10, 4)).double().eval()
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    coupling = fxprune.couple(net, x)
+    clusters = {6: [0, 1, 2, 2, 0, 1], 2: [0, 1]}
+    plan = Plan(coupling, {found[0].name: np.array(clusters[found[0].width]) for found in coupling.domains}, "", 0)
+    snapped, narrow = snapped_and_narrow(net, plan)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+
+
+def test_a_list_among_channels_may_be_written_to():
+    def forward(s, x):
+        y = s.a(x).relu()
+        y[:, [0, 2]] = 0.5
+        return s.b(y)
+
+    net = Net(forward, a=conv(3, 8), b=conv(8, 4)).double().eval()
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    snapped, narrow = half_of(net, x)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda y: y.var(),
+        lambda y: y.var(False),
+        lambda y: y.std(1),
+        lambda y: y.var((1, 2), False),
+        lambda y: y.var((1, 2), True, True),
+        lambda y: y.var(1, correction=3),
+        lambda y: torch.std(y, unbiased=False),
+    ],
+)
+def test_a_variance_over_channels_is_corrected_by_the_same_number(spread):
+    net = Net(lambda s, x: s.b(y := s.a(x)).mean((1, 2, 3)) * spread(y).sum(), a=conv(3, 8), b=conv(8, 4))
+    net, x = net.double().eval(), torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    snapped, narrow = half_of(net, x)
+    assert narrow.a.out_channels == 4
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+
+
+def test_pieces_may_be_added_to_a_tuple():
+    net = Net(lambda s, x: s.b(torch.cat(operator.add((y := s.a(x),), y.split(4, 1)), 1)), a=conv(3, 8), b=conv(16, 4))
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    snapped, narrow = half_of(net.double().eval(), x)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64

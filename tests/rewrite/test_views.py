@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from samples import Net, conv, linear
 import fxprune
 from fxprune.arguments.guards import SpecialisedError, guard_equal
 from fxprune.passes.verify.compare import verify
+from fxprune.plans import Plan
 
 
 def by_width(s, y):
@@ -171,11 +173,22 @@ def in_heads_of_windows(s, y):
     return y.reshape(y.shape[0], y.shape[1], 3, 2, -1).softmax(3).square().sum((2, 3))
 
 
+def in_small_heads_of_windows(s, y):
+    y = s.inside(y.flatten(2).transpose(1, 2))
+    return y.reshape(y.shape[0], y.shape[1], 3, 8, -1).softmax(3).square().sum((2, 3))
+
+
+def in_heads_of_images(s, y):
+    return y.view(y.shape[0], 2, 4, y.shape[2], y.shape[3]).softmax(2).square().sum((1, 2)).amax((1, 2))
+
+
 def by_a_table(s, y):
     return s.head(y.mean((2, 3)) * s.table[torch.arange(16)].view(4, 4, -1).permute(2, 0, 1).amax((1, 2)))
 
 
-@pytest.mark.parametrize("op", [in_windows, in_heads_of_windows, by_a_table])
+@pytest.mark.parametrize(
+    "op", [in_windows, in_heads_of_windows, in_small_heads_of_windows, in_heads_of_images, by_a_table]
+)
 def test_views_that_every_input_passes_have_no_guards(op):
     """What is beside channels of fixed length, and what -1 takes of them, follows from the number of elements."""
     table = torch.nn.Parameter(torch.rand(16, 8))
@@ -200,3 +213,25 @@ def test_an_axis_that_holds_some_channels_more_often_is_as_long_as_in_the_exampl
     narrow = fxprune.narrow(snapped, plan)
     x = torch.rand(1, 3, 8, 8).double()
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)
+
+
+def test_a_view_may_part_a_group_that_stays_as_it_is():
+    def op(s, x):
+        y = s.a(x).mean((2, 3))
+        return (y[:, :, None] * s.b(y)[:, None]).view(len(y), 8, 2, 3).softmax(1).amax((1, 2, 3))
+
+    net = Net(op, a=conv(3, 8), b=linear(8, 6)).double().eval()
+    plan = Plan(fxprune.couple(net, images(4, 4)), {"a.weight": np.arange(8) // 2})
+    snapped = fxprune.snap(net, plan)
+    assert_same(snapped, fxprune.narrow(snapped, plan), (4, 4), (6, 2))
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda y: y.split(256, 1)[1], lambda y: F.pad(y, (0, -64)), lambda y: F.pad(y, (-64, 0))]
+)
+def test_pieces_of_flattened_images_are_guarded(cut):
+    snapped, narrow = made(lambda s, y: cut(y.flatten(1)).sigmoid().amax(1), kept=2)
+    assert_same(snapped, narrow, (8, 8))
+    assert snapped(images(8, 12)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"size 1 before `(split|pad)` was .*: capture again"):
+        narrow(images(8, 12))

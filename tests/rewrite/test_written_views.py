@@ -44,15 +44,23 @@ def test_a_write_whose_target_is_not_certain_freezes(forward):
         fxprune.plan(coupling, keep=0.5)
 
 
-def copied_at_a_step(s, x):
-    y = s.a(x) * 1.5
-    some = y[:, 4::2].contiguous()  # no copy of one sample, where the kept ones lie side by side
-    some.tanh_()
-    return s.head(torch.cat([y, some], 1))
+def with_a_step(y, *end, **step):
+    return torch.ops.aten.slice.Tensor(y, 1, 4, *end, **step)
 
 
-def test_a_copy_at_a_step_stays_one_where_the_kept_channels_are_adjacent():
-    net = Net(copied_at_a_step, a=conv(3, 8), head=conv(10, 4)).double().eval()
+@pytest.mark.parametrize(
+    "cut",
+    [lambda y: y[:, 4::2], lambda y: with_a_step(y, 8, 2), lambda y: with_a_step(y, step=2)],
+    ids=["getitem", "slice", "slice, step by name"],
+)
+def test_a_copy_at_a_step_stays_one_where_the_kept_channels_are_adjacent(cut):
+    def forward(s, x):
+        y = s.a(x) * 1.5
+        some = cut(y).contiguous()  # no copy of one sample, where the kept ones lie side by side
+        some.tanh_()
+        return s.head(torch.cat([y, some], 1))
+
+    net = Net(forward, a=conv(3, 8), head=conv(10, 4)).double().eval()
     coupling = fxprune.couple(net, torch.randn(2, 3, 6, 6, dtype=torch.double))
     clusters = {6: [0, 1, 2, 2, 0, 1], 2: [0, 1]}
     plan = Plan(coupling, {found[0].name: np.array(clusters[found[0].width]) for found in coupling.domains}, "", 0)

@@ -138,7 +138,7 @@ image("depthwise transposed, several outputs", lambda s, y: s.d(y), {A: 8, B: 6}
       d=nn.ConvTranspose2d(8, 24, 2, 2, groups=8))
 image("depthwise transposed beside its input", lambda s, y: s.d(y) + y, {A: 8, B: 6},
       d=nn.ConvTranspose2d(8, 8, 3, padding=1, groups=8))
-image("functional depthwise transposed", lambda s, y: F.conv_transpose2d(y, s.w, groups=8), {"w": 8, B: 6},
+image("functional depthwise transposed", lambda s, y: F.conv_transpose2d(y, s.w, None, 1, 0, 0, 8), {"w": 8, B: 6},
       w=free(8, 1, 2, 2))
 image("grouped transposed, kernels computed", lambda s, y: F.conv_transpose2d(
       y, s.k(y.mean((0, 2, 3))).view(8, 3, 1, 1), groups=2), {A: 4, B: 6}, out=6, k=linear(8, 24))
