@@ -130,3 +130,7 @@ tokens("inner products", lambda s, y: (torch.inner(y, y[0, 0]) + y.inner(y[1, 1]
 tokens("product over a named axis", lambda s, y: torch.tensordot(y, y[0, 0], dims=([2], [0]))[..., None] * y, {A: 8},
        fixed=True)
 tokens("product of two maps of vectors", lambda s, y: torch.linalg.vecdot(y, y.relu())[..., None] * y, {A: 8})
+tokens("product of an expanded column", lambda s, y: (s.w.expand(8, 8) @ y.mT).mT, {A: 8, "w": 8}, w=free(8, 1))
+tokens("product of an expanded row", lambda s, y: (s.w.expand(8, 8) @ y.mT).mT, {A: 8}, w=free(1, 8))
+tokens("two channels read by positions", lambda s, y: y @ s.w.view(2, 4), {"w": 4}, width=2, out=4, w=free(8),
+       frozen="read by a weight without channels there")
