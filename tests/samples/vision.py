@@ -57,7 +57,7 @@ net("deformed over channels", lambda s, x: s.head(s.b(deform_conv2d(s.a(x).trans
     (2, 3))), (torch.zeros(2, 3, 8, 8),), None, {B: 6}, a=conv(3, 8), w=free(5, 8, 1, 1), b=conv(5, 6),
     head=linear(6, 4), frozen="treated as space")  # fmt: skip
 for name, values, places in (
-    ("values", lambda y: y[0].transpose(0, 1), lambda y: torch.arange(64).view(1, 8, 8).expand(8, 8, 8)),
+    ("values", lambda y: y[0].transpose(0, 1), lambda y: torch.arange(64).view(1, 8, 8).repeat(8, 1, 1)),
     (
         "places",
         lambda y: torch.ones(8, 8, 8, dtype=y.dtype) * y.mean(),
