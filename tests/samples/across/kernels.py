@@ -131,8 +131,9 @@ image("a kernel of rows that are channels", lambda s, y: y * s.k(y.mean(3)[:, No
       None], {"k.weight": 2, B: 6}, k=nn.Conv2d(1, 2, (3, 1)), frozen="convolved over")
 image("a kernel of channels", lambda s, y: y * F.conv2d(y.mean(1, True), y.mean((0, 2, 3)).view(1, 1, 8, 1)).amax(
       (1, 2, 3))[:, None, None, None], {B: 6}, fixed=True, frozen="a kernel axis of a computed weight")
-image("a computed kernel of one position beside channels", lambda s, y: F.conv2d(y.transpose(1, 2), s.w(y.mean(
-      (0, 2, 3))).view(8, 8, 1, 1)).transpose(1, 2), {A: 8, "w.weight": 8, B: 6}, fixed=True, w=linear(8, 64))
+image("a computed kernel beside channels", lambda s, y: F.conv2d(y.transpose(1, 2), s.w(y.mean(
+      (0, 2, 3))).view(8, 8, 1, 1)).transpose(1, 2), {"w.weight": 8, B: 6}, fixed=True, w=linear(8, 64),
+      frozen="a kernel axis of a computed weight")
 for name, out, kernel in (
     ("padded", 10, nn.Conv2d(8, 8, 1, padding=1)),
     ("with a stride", 4, nn.Conv2d(8, 8, 1, stride=2)),
