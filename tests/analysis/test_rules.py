@@ -85,19 +85,32 @@ def test_a_rule_that_breaks_its_promise_is_named(monkeypatch):
 
 
 class Halved(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, halve):
         super().__init__()
+        self.halve = halve
         self.a, self.b = torch.nn.Linear(3, 8), torch.nn.Linear(8, 4)
 
     def forward(self, x):
-        return self.b(torch.ops.fxprune_tests.halve(self.a(x)))
+        return self.b(self.halve(self.a(x)))
 
 
-def test_a_rule_may_come_before_the_library_that_registers_its_operator():
-    rule("fxprune_tests::halve")(pointwise.pointwise)
-    with pytest.raises(ValueError, match="two rules for fxprune_tests::halve"):
-        rule("fxprune_tests::halve")(lambda call: (None,))
-    torch.library.custom_op("fxprune_tests::halve", mutates_args=(), schema="(Tensor x) -> Tensor")(lambda x: x / 2)
-    torch.library.register_fake("fxprune_tests::halve", torch.empty_like)
-    proof = fxprune.prove(Halved(), torch.rand(5, 3))
+def _register_halve(operator):
+    torch.library.custom_op(operator, mutates_args=(), schema="(Tensor x) -> Tensor")(lambda x: x / 2)
+    torch.library.register_fake(operator, torch.empty_like)
+
+
+@pytest.mark.parametrize(
+    ("name", "before"), [("half", True), ("half_by_default.default", True), ("halve", False), ("halves.default", False)]
+)
+def test_a_rule_may_come_before_or_after_the_library_that_registers_its_operator(name, before, monkeypatch):
+    monkeypatch.setattr("fxprune.analysis.rules.registry.RULES", dict(RULES))
+    packet = name.partition(".")[0]
+    if not before:
+        _register_halve(f"fxprune_tests::{packet}")
+    rule(f"fxprune_tests::{name}")(pointwise.pointwise)
+    with pytest.raises(ValueError, match="two rules for fxprune_tests"):
+        rule(f"fxprune_tests::{name}")(lambda call: (None,))
+    if before:
+        _register_halve(f"fxprune_tests::{packet}")
+    proof = fxprune.prove(Halved(getattr(torch.ops.fxprune_tests, packet)), torch.rand(5, 3))
     assert proof.passed and proof.plan.widths == {"a.weight": (8, 4)}, proof

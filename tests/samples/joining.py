@@ -75,3 +75,13 @@ tokens("vectors on a diagonal", lambda s, y: s.c(torch.block_diag(y[0, 0], y[1])
        fixed=True, c=linear(8, 6), frozen="vectors put on a diagonal")
 net("image joined with channels, then a sum", lambda s, x: s.head((torch.cat([x, s.a(x)], 1) + s.c(x)).mean((2, 3))),
     (torch.zeros(2, 3, 8, 8),), (torch.zeros(3, 3, 6, 9),), {A: 6}, a=conv(3, 6), c=conv(3, 9), head=linear(9, 4))
+for name, dim in (("in front", 1), ("behind", -2)):
+    tokens(f"rows stacked {name}", lambda s, y, dim=dim: y * torch.stack([s.g(y).expand(-1, -1, 8), s.h(y).expand(
+           -1, -1, 8)], dim).select(dim, 1), {A: 8}, g=linear(8, 1), h=linear(8, 1))
+tokens("a row beside one number", lambda s, y: y * torch.cat([s.g(y).expand(-1, -1, 7), s.h(y)], 2), {A: 7},
+       g=linear(8, 1), h=linear(8, 1))
+tokens("one row joined", lambda s, y: y * torch.cat([s.g(y).expand(-1, -1, 8)], 2), {A: 8}, g=linear(8, 1))
+image("mean with one joined map", lambda s, y: y * torch.cat([y, torch.cat([s.g(y)], 1)], 1).mean(1, True), {B: 6},
+      g=conv(8, 1), frozen="together with frozen channels")
+image("positions joined with themselves", lambda s, y: y * torch.cat([y.mean(1, True)] * 2, 2)[:, :, : y.shape[2]],
+      {A: 8, B: 6})

@@ -39,6 +39,12 @@ def _system_for_each(s, y):
     return y * found[:, :, None, None] * torch.linalg.solve(s.m, system).amax((2, 3))[:, :, None, None]
 
 
+def _right_for_all(s, y):
+    system = y.flatten(2)[..., :16].unflatten(2, (4, 4)) / 9 + torch.eye(4)
+    found = torch.linalg.solve(system, s.g).sum(2) + torch.linalg.solve(system, s.h).sum((2, 3))
+    return y * found[:, :, None, None]
+
+
 # fmt: off
 image("functions of matrices", _of_matrices, {A: 8, B: 6})
 tokens("channels as rows of matrices", lambda s, y: s.c(torch.linalg.matrix_exp(y @ y.mT)), {A: 8, "c.weight": 6},
@@ -59,3 +65,6 @@ tokens("tolerances for each matrix", lambda s, y: s.c(y * torch.linalg.pinv(s.m,
 tokens("factors of systems for each right-hand side",
        lambda s, y: s.c(y * torch.triangular_solve(y.mT[..., None], s.m)[1].sum(1).amax()), {"c.weight": 6}, width=2,
        out=6, fixed=True, c=linear(2, 6), m=nn.Parameter(torch.ones(2, 5, 5)), frozen="treated as space")
+image("right-hand sides for all channels", _right_for_all, {A: 8, B: 6, "h": 2}, g=free(4), h=free(1, 1, 4, 2))
+tokens("right-hand sides as large as the systems", lambda s, y: y + sum(torch.linalg.solve_triangular(
+       m, y[0], upper=False).mean(0) for m in (s.m, s.m[:3])), {A: 5}, width=5, fixed=True, m=free(5, 5, 5))

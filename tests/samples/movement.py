@@ -164,3 +164,7 @@ image("ones like one channel, narrowed", lambda s, y: y * torch.ones_like(y.narr
 image("zeros like the last channel", lambda s, y: y + torch.zeros_like(y[:, -1])[:, None], {A: 8, B: 6})
 image("one channel, also read", lambda s, y: y * torch.ones_like(y[:, 5:6]) + y[:, 5:6], {A: 7, B: 6},
       frozen="one channel is sliced out")
+image("split into two channels", lambda s, y: torch.cat(y.split(1, 1)[::-1], 1), {B: 6}, width=2,
+      frozen="single channels")
+image("one channel split off and expanded", lambda s, y: y * y.split([1, 7], 1)[0].expand(-1, 8, -1, -1), {A: 7, B: 6},
+      frozen="split into single channels")

@@ -77,6 +77,12 @@ def _zeroed(s, y):
     return y
 
 
+def _in_inference_mode(s, x):
+    y = s.a(x)
+    with torch.inference_mode():
+        return s.head(F.prelu(y, s.p))
+
+
 # fmt: off
 image("relu", lambda s, y: y.relu(), {A: 8, B: 6})
 image("many activations", _many, {A: 8, B: 6})
@@ -135,3 +141,5 @@ net("slopes for the image", lambda s, x: s.head(s.a(s.p(x)).mean((2, 3))), (torc
     {A: 8}, p=nn.PReLU(3), a=conv(3, 8), head=linear(8, 4), frozen=NO)
 image("one slope for all", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.PReLU())
 image("functional prelu", lambda s, y: F.prelu(y, s.p), {"p": 8, B: 6}, p=free(8))
+net("slopes of rows in inference mode", _in_inference_mode, (torch.zeros(5, 3),), None, {"p": 8}, a=linear(3, 8),
+    p=free(8), head=linear(8, 4))

@@ -46,3 +46,4 @@ _net("pools of a line", 1, lambda y: F.max_pool1d(y, 2) + F.avg_pool1d(y, 2) + F
 _net("resampled line", 1, lambda y: F.interpolate(F.interpolate(y, scale_factor=2.0), scale_factor=0.5, mode="linear"))
 _net("pools of a volume", 3, lambda y: F.max_pool3d(y, 2) + F.avg_pool3d(y, 2) + F.adaptive_max_pool3d(y, 2))
 _net("resampled volume", 3, lambda y: F.interpolate(F.adaptive_avg_pool3d(y, 2), scale_factor=2.0, mode="trilinear"))
+_net("unpooled volume", 3, lambda y: F.max_unpool3d(*F.max_pool3d(y[..., :4, :4, :4], 2, return_indices=True), 2))

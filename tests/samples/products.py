@@ -130,3 +130,9 @@ tokens("inner products", lambda s, y: (torch.inner(y, y[0, 0]) + y.inner(y[1, 1]
 tokens("product over a named axis", lambda s, y: torch.tensordot(y, y[0, 0], dims=([2], [0]))[..., None] * y, {A: 8},
        fixed=True)
 tokens("product of two maps of vectors", lambda s, y: torch.linalg.vecdot(y, y.relu())[..., None] * y, {A: 8})
+tokens("product of an expanded column", lambda s, y: torch.mm(s.w.expand(6, 8), y[0].T).T[None], {A: 8, "w": 6}, out=6,
+       fixed=True, w=free(6, 1))
+tokens("product of an expanded row", lambda s, y: y * torch.mm(s.w.expand(8, 8), y[0].T).T, {A: 8}, fixed=True,
+       w=free(1, 8))
+tokens("two channels read by positions", lambda s, y: y @ s.w.view(2, 4), {"w": 4}, width=2, out=4, w=free(8),
+       frozen="read by a weight without channels there")

@@ -77,6 +77,7 @@ INSIDE = {
     "squeezed": lambda y: y.mean((2, 3), True).squeeze()[..., None, None] * y,
     "repeated": lambda y: y.mean(1, True).repeat(1, 8, 1, 1) * y,
     "repeated in blocks": lambda y: torch.linspace(0, 1, 4).repeat(2)[:, None, None] * y,
+    "joined": lambda y: torch.cat([y.mean(1, True)] * 8, 1) * y,
     "filled": lambda y: y.new_ones(8, 1, 1) * y,
 }
 for name, op in INSIDE.items():
@@ -176,3 +177,16 @@ tokens("sorted along channels", lambda s, y: s.c(y.sort(-1)[0]), {"c.weight": 6}
        frozen="sort over channels")
 image("covariances", lambda s, y: y * torch.cov(y[0].flatten(1)).mean(), {B: 6}, fixed=True,
       frozen="inside `cov`, which is kept whole")
+for name, apart in (
+    ("of", lambda y, points: torch.cdist(y.mT[..., None], points)),
+    ("to", lambda y, points: torch.cdist(points, y.mT[..., None])),
+):
+    tokens(f"distances {name} channels alone", lambda s, y, apart=apart: s.c(y * apart(y, torch.ones(
+           5, 1, dtype=y.dtype)).mean((2, 3))[:, None]), {"c.weight": 6}, out=6, c=linear(8, 6),
+           frozen="treated as a batch")
+tokens("distances that are counted", lambda s, y: s.c(y * torch.cdist(y, y.tanh(), 0).mean((1, 2))[:, None, None]),
+       {"c.weight": 6}, out=6, c=linear(8, 6), frozen="distance from positions")
+tokens("distances between channels", lambda s, y: y * (torch.cdist(y.mT, torch.ones(4, 5, dtype=y.dtype)).mean(2)
+       + torch.cdist(torch.ones(4, 5, dtype=y.dtype), y.mT).mean(1))[:, None], {A: 8}, fixed=True)
+image("mean with a new channel", lambda s, y: y * torch.cat([y, y.new_ones(y.shape[0], 1, *y.shape[2:])], 1).mean(
+      1, True), {B: 6}, frozen="together with frozen channels")

@@ -94,6 +94,11 @@ def _merged_and_split_again(s, y):
     return y.reshape(n, c * h * w).reshape(n, c, h, w)
 
 
+def _across_positions(s, x):
+    y = s.a(x)
+    return s.head(s.b(y.reshape(len(y), y.shape[2], y.shape[1])).relu().mean(2))
+
+
 # fmt: off
 image("merged with space and back", lambda s, y: y.flatten(2).unflatten(2, y.shape[2:]), {A: 8, B: 6})
 image("merged whole and back", _merged_and_split_again, {A: 8, B: 6})
@@ -154,3 +159,8 @@ net("sizes of another tensor", _of_another, (torch.zeros(2, 5, 3),), (torch.zero
     u=linear(3, 8), head=linear(8, 4), c=free(1))
 tokens("channels repeated to a number of them", lambda s, y: y.repeat_interleave(2, dim=2, output_size=16), {A: 8},
        out=16)
+for length, width in ((6, 4), (4, 6)):
+    net(f"{width} channels viewed across {length} positions", _across_positions, (torch.zeros(2, 3, length),), None,
+        {A: 2, B: 5}, a=nn.Conv1d(3, width, 1), b=nn.Conv1d(length, 5, 1), head=linear(5, 4))
+tokens("view of no tokens", lambda s, y: s.c(torch.cat([y[:, :0].reshape(0, 8), y.flatten(0, 1)])).view(*y.shape[:2],
+       6), {"c.weight": 6}, out=6, c=linear(8, 6), frozen="view of an empty tensor")

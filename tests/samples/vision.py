@@ -56,3 +56,13 @@ image("deformed convolution in groups", lambda s, y: deform_conv2d(y, s.o(y), s.
 net("deformed over channels", lambda s, x: s.head(s.b(deform_conv2d(s.a(x).transpose(1, 2), 0 * x[:, :2], s.w)).mean(
     (2, 3))), (torch.zeros(2, 3, 8, 8),), None, {B: 6}, a=conv(3, 8), w=free(5, 8, 1, 1), b=conv(5, 6),
     head=linear(6, 4), frozen="treated as space")  # fmt: skip
+for name, values, places in (
+    ("values", lambda y: y[0].transpose(0, 1), lambda y: torch.arange(64).view(1, 8, 8).repeat(8, 1, 1)),
+    (
+        "places",
+        lambda y: torch.ones(8, 8, 8, dtype=y.dtype) * y.mean(),
+        lambda y: (9 * y[0].abs().transpose(0, 1)).long() % 64,
+    ),
+):
+    image(f"{name} unpooled over channels of one image", lambda s, y, values=values, places=places: y + F.max_unpool2d(
+          values(y), places(y), 1).transpose(0, 1)[None], {B: 6}, fixed=True, frozen="treated as space")  # fmt: skip

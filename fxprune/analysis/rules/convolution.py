@@ -52,11 +52,11 @@ def convolution(call: Call) -> Axes:
 
 def _space(call: Call, on_x: Axes, weight: Label) -> Axes:
     """Return the ids on the axes that the kernel runs over."""
-    if not weight.is_parameter:
+    if not weight.is_parameter:  # which may have another size for other inputs
         call.freeze("a kernel axis of a computed weight", *on_x)
     call.freeze("a kernel axis of a computed weight" if not weight.is_parameter else "", *weight.axes[2:])
     kernel, stride = call.args[1].shape[2:], call.named("stride")
-    if not call.named("transposed") and set(kernel) | set(stride) == {1} and not any(call.named("padding")):
+    if set(kernel) | set(stride) == {1} and not any((*call.named("padding"), *call.named("output_padding"))):
         return on_x
     call.freeze("convolved over", *on_x)
     return (None,) * len(on_x)

@@ -29,7 +29,7 @@ def joined(call: Call, _: Rule) -> list[Axes]:
     if stacked:
         axes.insert(dim, None)
     elif all(call.label(x).axes[dim] is None for x in operands):
-        parts = [(x.shape[dim], call.label(x).waiting(dim)) for x in operands if x.shape[dim] > 0]
+        parts = [(x.shape[dim], call.label(x).waiting(dim)) for x in operands]
         again = len(operands) > 1 and all(x is operands[0] for x in operands)
         if sizes[dim] == 1 and again and not _counts_at_run_time(call.node):
             axes[dim] = call.channels.fresh(len(operands))

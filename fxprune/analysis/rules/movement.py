@@ -35,7 +35,8 @@ def identity(call: Call) -> Axes:
 def as_strided(call: Call) -> Axes:
     """PyTorch's own keep channels where sizes and strides stay; a model's hold at full width."""
     axes = call.axes(call.args[0])
-    sizes, strides = call.layout or ((), ())
+    assert call.layout is not None  # since the first argument is a tensor
+    sizes, strides = call.layout
     by_model = call.node is None or str(getattr(call.node.target, "__name__", call.node.target)).startswith(call.name)
     if sizes == call.out.shape and not by_model:
         pairs = zip(sizes, strides, call.out.stride(), strict=True)
@@ -148,8 +149,7 @@ def _pieces(call: Call) -> list[Axes]:
         return [tuple(axes) for _ in call.out]
     ends = np.cumsum([piece.shape[dim] for piece in call.out])
     pieces = np.split(ids, ends[:-1])
-    if len(ids) > 1:
-        call.freeze("split into single channels", *(piece for piece in pieces if len(piece) == 1))
+    call.freeze("split into single channels", *(piece for piece in pieces if len(piece) == 1))
     result = []
     for piece in pieces:
         own = list(axes)

@@ -91,7 +91,7 @@ def prelu(call: Call) -> Axes:
     x, slope = call.args[0], call.args[1]
     axes = list(call.axes(x))
     slopes = call.axes(slope)
-    ids = slopes[0] if slope.dim() == 1 else (slopes[1] if slope.dim() > 1 else None)
+    ids = slopes[0] if slope.dim() == 1 else (slopes[1] if slopes else None)
     if ids is not None:
         axes[1] = paired(call, axes[1], ids)
     return tuple(axes)

@@ -69,7 +69,7 @@ def multiplied(call: Call, _: Rule) -> list[Axes]:
 @rule("mm", "bmm", "mv", "dot", reads_weights=(0, 1), factor_at=PRODUCTS | ATTENTION, uniform=multiplied)
 def matmul(call: Call) -> Axes:
     """Matrix product ``[b, p, q] @ [b, q, r]``; a stored weight's own number stays wide."""
-    return product(call, *call.args[:2]) if call.node is not None or call.out.dim() else ()
+    return product(call, call.args[0], call.args[1]) if call.node is not None or call.out.dim() else ()
 
 
 @rule("addmm", "baddbmm", "addmv", reads_weights=(1, 2), factor_at=PRODUCTS | ATTENTION)

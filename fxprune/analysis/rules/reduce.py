@@ -13,6 +13,7 @@ from fxprune.pytorch.rewritable import LENGTHS, LOGARITHMS, SOFTMAXES, SUMS, VAR
 from ..call import Call
 from ..channels import Axes, Ids
 from ..labels import tensors_in
+from ..operation import unlabelled
 from .pointwise import meet
 from .registry import rule
 
@@ -102,7 +103,7 @@ def distances(call: Call) -> Axes:
     elif not math.isinf(p):
         call.needs_factor(f"{p:g}-norm over channels", channels, power=1 / p)
     call.freeze("an axis with channels is treated as a batch", *lead[:-1], *others[:-1])
-    return (*(None for _ in lead[:-1]), lead[-1], others[-1])
+    return (*unlabelled(call.out)[:-2], lead[-1], others[-1])
 
 
 @rule("logsumexp", factor_at=LOGARITHMS)

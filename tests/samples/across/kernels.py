@@ -85,6 +85,12 @@ ALL = nn.Buffer(torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(0
 EACH = torch.rand(16, 1, 2, 2, generator=torch.Generator().manual_seed(2))
 MATRIX = nn.Buffer(torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(1)))
 
+
+def _turned(y, groups, size):
+    """The places of each group are turned by a table, so that only whole groups may merge."""
+    return (y.unflatten(1, (groups, size)) * torch.linspace(0.5, 2, size)[:, None, None]).flatten(1, 2)
+
+
 # fmt: off
 image("a kernel modulated for each sample", _modulated, {"w": 6, "w#2": 8, B: 6}, out=6, w=free(6, 8, 3, 3),
       style=linear(8, 8))
@@ -121,3 +127,23 @@ image("windows of channels", lambda s, y: y.unfold(1, 2, 1).amax(-1), {B: 6}, ou
 tokens("a line transposed", lambda s, y: F.conv_transpose1d(y.mT, s.w, groups=8).mT, {"w": 8}, w=free(8, 1, 1))
 image("a volume transposed", lambda s, y: F.conv_transpose3d(y[:, :, None], s.w, groups=8)[:, :, 0], {"w": 8, B: 6},
       w=free(8, 1, 1, 2, 2))
+image("a kernel of rows that are channels", lambda s, y: y * s.k(y.mean(3)[:, None]).amax((1, 2, 3))[:, None, None,
+      None], {"k.weight": 2, B: 6}, k=nn.Conv2d(1, 2, (3, 1)), frozen="convolved over")
+image("a kernel of channels", lambda s, y: y * F.conv2d(y.mean(1, True), y.mean((0, 2, 3)).view(1, 1, 8, 1)).amax(
+      (1, 2, 3))[:, None, None, None], {B: 6}, fixed=True, frozen="a kernel axis of a computed weight")
+image("a computed kernel beside channels", lambda s, y: F.conv2d(y.transpose(1, 2), s.w(y.mean(
+      (0, 2, 3))).view(8, 8, 1, 1)).transpose(1, 2), {"w.weight": 8, B: 6}, fixed=True, w=linear(8, 64),
+      frozen="a kernel axis of a computed weight")
+for name, out, kernel in (
+    ("padded", 10, nn.Conv2d(8, 8, 1, padding=1)),
+    ("with a stride", 4, nn.Conv2d(8, 8, 1, stride=2)),
+    ("transposed", 8, nn.ConvTranspose2d(8, 8, 1)),
+    ("transposed to one more", 9, nn.ConvTranspose2d(8, 8, 1, dilation=2, output_padding=1)),
+):
+    image(f"one by one beside channels, {name}", lambda s, y: s.k(y.transpose(1, 2)).transpose(1, 2),
+          {A: 8, "k.weight": 8, B: 6} if out == 8 else {"k.weight": 8, B: 6}, out=out, fixed=True, k=kernel,
+          frozen="" if out == 8 else "convolved over")
+image("groups turned by a table", lambda s, y: _turned(s.d(_turned(y, 4, 5)), 4, 6), {A: 4, B: 6}, width=20, out=24,
+      d=conv(20, 24, groups=4))
+image("unpooled without samples", lambda s, y: F.max_unpool2d(*F.max_pool2d(y[0], 2, return_indices=True), 2)[None] + y,
+      {A: 8, B: 6})

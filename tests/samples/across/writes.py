@@ -64,6 +64,12 @@ def _embedded(s, y):
     return y + table
 
 
+def _filled_by_channels(s, y):
+    z = s.c(y).clone()
+    z[:, (9 * y.abs().mean((0, 1))).long() % 5] = 0.5
+    return z
+
+
 # fmt: off
 image("slice written back", _partial, {A: 4, "a.weight#2": 4, B: 6}, p=conv(4, 4, 3))
 image("channels shifted along space", _shifted, {A: 2, "a.weight#2": 2, "a.weight#3": 4, B: 6})
@@ -82,3 +88,9 @@ net("learned query", _pooled, (torch.zeros(2, 5, 3),), (torch.zeros(3, 7, 3),),
     probe=free(1, 1, 8), a=linear(3, 8), m=nn.MultiheadAttention(8, 2, batch_first=True), head=linear(8, 4))
 tokens("weight norm along the kernel", lambda s, y: s.c(y.mT).mT, {A: 2, "c.bias": 2}, out=8,
        c=parametrizations.weight_norm(nn.Conv1d(8, 8, 3, padding=1, groups=4), dim=2))
+tokens("channels put among positions", lambda s, y: s.c(y) * torch.slice_scatter(y.mean(2), y[:, 0, :3], 1, 1, 4)[
+       ..., None], {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6), frozen="meets positions that carry no channels")
+tokens("filled where channels say", _filled_by_channels, {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6),
+       frozen="index picks")
+tokens("reduced where channels say", lambda s, y: y.index_reduce(1, (9 * s.c(y).abs().mean((0, 1))).long() % 8, y,
+       "amax"), {A: 8}, length=8, fixed=True, c=linear(8, 8), frozen="index picks")
