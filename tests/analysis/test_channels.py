@@ -113,7 +113,7 @@ def test_a_flat_forest_finds_the_roots_of_chains():
     assert not forest.find(ids).any()
 
 
-@pytest.mark.parametrize(("numbers", "values"), [([], []), ([7], [7]), ([5, 5], [5]), ([3, 1, 3], [1, 3]), ([2, 0], [0, 2])])
+@pytest.mark.parametrize(("numbers", "values"), [([], []), ([7], [7]), ([5, 5], [5]), ([3, 1, 3], [1, 3])])
 def test_each_value_of_a_vector_is_listed_once(numbers, values):
     assert algebra.values_in(np.array(numbers, int)) == values
 
