@@ -51,7 +51,7 @@ TESTS = (
     "merge/test_settle.py", "rewrite/test_narrow_networks.py", "rewrite/test_layouts.py", "csgd/test_csgd.py",
     "rewrite/test_views.py", "rewrite/test_lengths.py",
     "analysis/test_channels.py", "analysis/test_fixed_lengths.py", "analysis/test_layer_inputs.py",
-    "analysis/test_repeats.py", "analysis/test_shares.py",
+    "analysis/test_input_lengths.py", "analysis/test_repeats.py", "analysis/test_shares.py",
     "calibration/test_merged.py", "capture/test_capture_guards.py", "capture/test_modes.py",
     "equivalence/test_equivalence.py", "equivalence/test_program.py",
 )  # fmt: skip
