@@ -18,7 +18,10 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
 }  # fmt: skip
 # The order of their arguments is of no importance.
-SYMMETRIC = {"unify", "unite", "union", "gcd", "max", "min", "isclose", "isinstance", "getattr", "hasattr"}
+SYMMETRIC = {
+    "unify", "unite", "union", "gcd", "max", "min", "maximum", "minimum", "equal", "isclose", "isinstance", "getattr",
+    "hasattr",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

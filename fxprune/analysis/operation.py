@@ -102,7 +102,7 @@ class Operation:
     @property
     def states_sizes(self) -> bool:
         """Whether the graph states all sizes of the call."""
-        return self.node is None or self._state.rewritable or not computes_sizes(self.node)
+        return self.node is None or not computes_sizes(self.node)
 
     @property
     def hangs(self) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from fxprune.analysis import channels as algebra
 from fxprune.analysis.channels import Channels, Forest, signatures
 
 
@@ -89,6 +90,7 @@ TABLE = {
     "halves bundled, one half read from each": (HALVES, [[0, 1, 2, 3], [0, 3]], [[0], [1]]),
     "halves bundled, turned over for one": (HALVES, [[0, 1, 2, 3], [0, 3, 2, 1]], [[0], [1]]),
     "halves bundled, turned over for both": (HALVES, [[0, 1, 2, 3], [2, 3, 0, 1]], [[0, 1]]),
+    "halves bundled, each on an axis of its own": (HALVES, [[0, 2], [1, 3]], [[0], [1]]),
     "all bundled": ([(0, 1), (1, 2)], [[0, 1, 2]], [[0]]),
 }
 
@@ -100,6 +102,47 @@ def test_channels_of_one_signature(relations, vectors, found):
 
 def test_no_axes_no_signatures():
     assert signatures(Channels(), []).tolist() == [-1]
+
+
+def test_a_flat_forest_finds_the_roots_of_chains():
+    forest, ids = Forest(), np.arange(10)
+    forest.grow(10)
+    for at in range(8, -1, -1):
+        forest.union(ids[at : at + 1], ids[at + 1 : at + 2])
+    forest.flatten()
+    assert not forest.find(ids).any()
+
+
+@pytest.mark.parametrize(("numbers", "values"), [([], []), ([7], [7]), ([5, 5], [5]), ([3, 1, 3], [1, 3])])
+def test_each_value_of_a_vector_is_listed_once(numbers, values):
+    assert algebra.values_in(np.array(numbers, int)) == values
+
+
+def test_ids_that_occur_again_are_copies_of_their_channel():
+    channels = algebra.Channels()
+    ids = channels.fresh(3)
+    assert channels.distinct(ids) is ids
+    again = channels.distinct(ids[[0, 1, 0, 2, 1]])
+    assert again[[0, 1, 3]].tolist() == [0, 1, 2] and len(set(again)) == 5
+    assert channels.channel(again).tolist() == [0, 1, 0, 2, 1]
+
+
+def test_channels_of_an_axis_differ_if_each_occurs_once():
+    channels = algebra.Channels()
+    ids, others = channels.fresh(3), channels.fresh(3)
+    channels.unite(ids[:1], others[:1])
+    found = [channels.differ(each) for each in (None, ids, ids[[0, 1, 0]], np.r_[ids, others[1:]], np.r_[ids, others])]
+    assert found == [False, True, False, True, False]
+
+
+def test_copies_hold_channels_only_unless_they_say_otherwise():
+    channels = algebra.Channels()
+    ids = channels.fresh(3)
+    assert channels.alone(ids)
+    beside = channels.copies(ids, beside=True)
+    again = channels.copies(beside)
+    assert channels.alone(channels.copies(ids))
+    assert not any(channels.alone(each[place : place + 1]) for each in (beside, again) for place in range(3))
 
 
 def test_an_axis_with_positions_beside_its_channels_is_not_alone():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.lengths import lengths_told, runs_at
-from samples import Net, conv
+from samples import Net, conv, linear
+from torch import nn
 
 import fxprune
 from fxprune.analysis.lengths.fixed import is_fixed
@@ -38,6 +41,7 @@ OPERATIONS = {
     "transpose of a vector": lambda y, p: pairs(y, p).mean((0, 2)).t(),
     "flatten": lambda y, p: p.flatten(2),
     "flatten positions": lambda y, p: y.flatten(2),
+    "flatten without samples": lambda y, p: p.mean(0, True).flatten(2),
     "unflatten": lambda y, p: p.flatten(2).unflatten(2, (3, 8)),
     "unflatten in the middle": lambda y, p: p.transpose(1, 2).flatten(2).mT.unflatten(2, (2, 2)).sum(1),
     "view": lambda y, p: p.view(p.shape[0], 8, 8, 3),
@@ -47,6 +51,11 @@ OPERATIONS = {
     "view with samples": lambda y, p: p.mean(1).view(-1, 6).view(p.shape[0], 4, 6),
     "reshape and back": lambda y, p: p.permute(0, 2, 3, 1).reshape(-1, 8).view(-1, 4, 6, 8),
     "heads": lambda y, p: y.flatten(2).view(y.shape[0], 2, 4, -1),
+    "view of some samples": lambda y, p: p.permute(0, 2, 3, 1).reshape(-1, 8).view(2, -1, 6, 8),
+    "view by the number of samples": lambda y, p: p.flatten(2).view(p.shape[0], 8, y.shape[0], -1),
+    "view by a number that agrees": lambda y, p: p.flatten(2).view(2, 8, 12 * y.shape[0]),
+    "view with an open size of one": lambda y, p: p.flatten(2).view(p.shape[0], 8, -1, 24),
+    "view of one row": lambda y, p: p.mean(2, True).flatten(2).unflatten(2, (2, -1)),
     "unsqueeze": lambda y, p: p.unsqueeze(2),
     "unsqueeze at the end": lambda y, p: y.unsqueeze(-1),
     "squeeze": lambda y, p: p.mean(2, True).squeeze(2),
@@ -110,12 +119,31 @@ OPERATIONS = {
     "cumsum": lambda y, p: p.cumsum(2),
     "types": lambda y, p: p.double().float(),
 }
+
+
+class Tiles(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).transpose(1, 2).view(x.shape[0], 8, x.shape[0], -1)
+
+
+# Of the layers of a network `s`, too.
+IN_LAYERS = {
+    "linear": lambda s, y, p: s.mix(p.permute(0, 2, 3, 1)),
+    "linear of two rows": lambda s, y, p: s.mix(p[:, :, 1:3].permute(0, 2, 3, 1)),
+    "linear with samples between": lambda s, y, p: s.mix(y[: y.shape[0] - 1].permute(2, 0, 3, 1)),
+    "code of a layer's own": lambda s, y, p: s.tiles(p.flatten(2).mT),
+    "view by the size of a buffer": lambda s, y, p: p.flatten(2).view(p.shape[0], 8, s.table.shape[0], -1),
+}
 # What is the same, but is not known to be: the analysis is cautious there, and may guard more than it must.
 CAUTIOUS = {
     "cat": (lambda y, p: torch.cat([p, p], 2), {2}),
     "filter": (lambda y, p: F.conv2d(p, FILTER.to(p)), {1}),
     "stack": (lambda y, p: torch.stack([p, p], 2), {2, 3, 4}),
     "expand": (lambda y, p: p.mean(2, True).expand(-1, -1, 5, -1), {2}),
+    "view as a number": (lambda y, p: p.mean((0, 2, 3))[:1].reshape(()), {0}),
+    "met by another number of samples": (lambda y, p: p.mean(0, True) * p[: y.shape[0] - 1], {2, 3}),
+    "expand as": (lambda y, p: p.mean(2, True).expand_as(p), {2}),
+    "unflatten at a computed axis": (lambda y, p: p.flatten(2).unflatten(p.dim() - 2, (3, 8)), {2, 3}),
     "pool of one axis": (lambda y, p: F.adaptive_avg_pool2d(y, (None, 3)), {3}),
     "narrow by an image": (lambda y, p: p.narrow(3, 0, y.shape[2] // 5), {2}),
     "pool by an image": (lambda y, p: F.adaptive_avg_pool2d(y, (2, y.shape[2] // 5)), {2}),
@@ -131,11 +159,13 @@ def said_and_true(operation):
 
     def forward(s, x):
         y = s.a(x)
-        return operation(y, F.adaptive_avg_pool2d(y, (4, 6))).square()
+        return operation(s, y, F.adaptive_avg_pool2d(y, (4, 6))).square()
 
     examples = [torch.zeros(size) for size in SIZES]
     with lengths_told() as told:
-        module = fxprune.couple(Net(forward, a=conv(3, 8)).eval(), examples[0]).graph_module
+        net = Net(forward, a=conv(3, 8), mix=linear(8, 8), tiles=Tiles(8, 8))
+        net.register_buffer("table", torch.zeros(4, 5))
+        module = fxprune.couple(net.eval(), examples[0]).graph_module
     runs = runs_at(module, *examples)
     for node in module.graph.nodes:
         tensor, labels = told.get(node.name, (None, None))
@@ -146,18 +176,26 @@ def said_and_true(operation):
         for axis, lengths in enumerate(zip(*sizes, strict=True)):
             if label.axes[axis] is None:
                 said = bool(label.factors) and is_fixed(label.factors[axis])
+                assert not label.factors or abs(math.prod(label.factors[axis])) == lengths[0]
                 yield node.name, axis, said, lengths[0] == lengths[1]
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+def without_layers(operation):
+    return lambda s, y, p: operation(y, p)
+
+
+EXACT = {name: without_layers(operation) for name, operation in OPERATIONS.items()} | IN_LAYERS
+
+
+@pytest.mark.parametrize("name", EXACT)
 def test_lengths_that_are_the_same_at_all_sizes_are_fixed(name):
-    told = list(said_and_true(OPERATIONS[name]))
+    told = list(said_and_true(EXACT[name]))
     assert told and all(said == true for *_, said, true in told), told
 
 
 @pytest.mark.parametrize("name", CAUTIOUS)
 def test_lengths_that_nothing_tells_are_open(name):
     operation, axes = CAUTIOUS[name]
-    told = list(said_and_true(operation))
+    told = list(said_and_true(without_layers(operation)))
     assert {axis for _, axis, said, true in told if said != true} == axes
     assert all(true for *_, said, true in told if said), told

@@ -17,6 +17,7 @@ from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import WAY, capture
 from fxprune.equivalence import differs
 from fxprune.equivalence.compare import UNCHECKED, difference
+from fxprune.equivalence.other_modes import _are_apart
 from fxprune.errors import CaptureError
 from fxprune.pytorch.modules import clone_sharing
 
@@ -122,6 +123,19 @@ def test_rounding_is_no_difference_and_a_cast_to_float32_is_one():
     x = torch.rand(100, dtype=torch.float64) + 1
     assert differs(x, x * (1 + 5e-12)) == ""
     assert differs(x, x.float().double())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_outputs_in_another_precision_are_apart_by_their_own_size(scale):
+    x = scale * torch.linspace(1, 2, 8)
+    x[3] = float("nan")
+    for same in (x, x * 1.05, x.clone().nan_to_num(0)):
+        assert not _are_apart([x, 0], [same, 1])
+    for other in (x * 1.5, x * 0.5, -x, x[:4], x.double(), x.nan_to_num(2 * scale)):
+        assert _are_apart([x], [other])
+    assert _are_apart([x], [x, x])
+    for plain in (torch.zeros(3), torch.zeros(0), torch.arange(3)):
+        assert not _are_apart([plain], [plain + (not plain.is_floating_point())])
 
 
 def test_a_scripted_part_keeps_its_weights(recwarn):

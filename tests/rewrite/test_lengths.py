@@ -84,7 +84,11 @@ def squeezed_in_place(s, z):
         (lambda s, y: y.mean(3).squeeze_(2).flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
         (lambda s, y: y.mean((2, 3), True).squeeze()[:4, ..., None, None], (2, 1, 1), (1, 1, 1)),
         (lambda s, y: y.mean((2, 3)).squeeze().relu()[:4, ..., None, None], (2, 1, 1), (1, 1, 1)),
-        (lambda s, y: torch.broadcast_tensors(y.mean(2, True), y)[0].flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
+        (
+            lambda s, y: torch.broadcast_tensors(y.mean((2, 3), True), y)[0].flatten(1)[:, :4, None],
+            (2, 1, 1),
+            (2, 3, 1),
+        ),
         (lambda s, y: torch.cat(y.split(1, 2), 1).flatten(1)[:, :4, None], (2, 2, 1), (2, 1, 2)),
         (lambda s, y: torch.cat(y.split(1, 2), axis=1).flatten(1)[:, :4, None], (2, 2, 1), (2, 1, 2)),
         (lambda s, y: torch.hstack(y.split(1, 2)).flatten(1)[:, :4, None], (2, 2, 1), (2, 1, 2)),

@@ -83,7 +83,7 @@ def _viewed(operation: Operation, labels: Sequence[Label], out: torch.Tensor) ->
         opened = [asked[dim] for dim in right]
         if len(right) == 1:
             found[right[0]] = factors or (1,)
-        elif operation.states_sizes and True not in opened and opened.count(None) <= 1:
+        elif operation.states_sizes and True not in opened:
             for dim, piece in zip(right, _taken_apart(factors, [after[dim] for dim in right]), strict=True):
                 # An open size takes the rest, which changes with a length that does.
                 if is_fixed(factors) or (after[dim] > 1 and asked[dim] is False):

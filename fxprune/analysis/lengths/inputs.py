@@ -51,8 +51,7 @@ class LayerInputs:
         for sizes, earlier in self.found.get(layer, [])[-1:]:
             # One layer has one width, even if it has no weight that ties its inputs.
             front = range(1, min(len(sizes), given.dim()))
-            back = () if len(sizes) == given.dim() else range(-1, -len(front) - 1, -1)
-            for dim in (*front, *back):
+            for dim in front if len(sizes) == given.dim() else (*front, *(-dim for dim in front)):
                 before = self._labels.met(label.axes[dim], earlier, dim)
                 now = self._labels.met(earlier.axes[dim], label, dim)
                 if sizes[dim] != given.shape[dim]:
@@ -175,7 +174,7 @@ class InputLengths:
             return [False] * rank
         first = dim % (rank - len(sizes) + 1)
         named_here = range(first, first + len(sizes))
-        return [found and at in named_here and sizes[at - first] != -1 for at, found in enumerate(asked)]
+        return [found and at in named_here for at, found in enumerate(asked)]
 
     def cut(self, node: fx.Node, rank: int) -> list[int]:
         """List the axes that a call cuts or pads by numbers that hang on an input.
