@@ -157,7 +157,7 @@ class Plan:
     def of_copy(self, model: torch.nn.Module) -> Plan:
         """Return the plan for a deep copy of its model, without a new analysis.
 
-        The capture may hang on numbers, so whoever calls it must compare what is built with ``model``.
+        The capture may depend on numbers, so whoever calls it must compare what is built with ``model``.
         """
         return replace(self, coupling=replace(self.coupling, network=model, configuration=configuration_of(model)))
 

@@ -149,12 +149,12 @@ class Call(Operation):
     def guard_squeeze(self, dims: list[int], *axes: Ids | None) -> None:
         """Declare that a squeeze may remove other axes for other inputs: it is guarded, or freezes."""
         if not self.states_sizes:
-            self.freeze(f"a squeeze that hangs on an input inside {_target(self.node)}, which is kept whole", *axes)
+            self.freeze(f"a squeeze that depends on an input inside {_target(self.node)}, which is kept whole", *axes)
         elif self._state.rewritable and self.node is not None:
             self._state.notes.squeezed[self.node.name] = dims
 
     def needs_number(self, what: str, ids: Ids | None) -> None:
-        """Freeze the ids that a number in this call tells apart if it hangs on an input."""
+        """Freeze the ids that a number in this call tells apart if it depends on an input."""
         if why := self._state.lengths.unknown(self.node):
             self.freeze(f"{what} {why}", ids)
 

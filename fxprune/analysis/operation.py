@@ -106,11 +106,11 @@ class Operation:
 
     @property
     def hangs(self) -> bool:
-        """Whether a number in the call may hang on an input."""
+        """Whether a number in the call may depend on an input."""
         return not self.states_sizes or self._state.lengths.has_open_number(self.node)
 
     def sizes_stated(self) -> list[bool]:
-        """Tell which sizes of the result a view states by numbers that hang on no input."""
+        """Tell which sizes of the result a view states by numbers that depend on no input."""
         if not self.states_sizes:
             return [False] * self.out.dim()
         return self._state.lengths.stated(self.node, self.out.dim())
@@ -132,7 +132,7 @@ class Operation:
         return any(None in size for size in given if isinstance(size, (tuple, list)))
 
     def sizes_asked(self) -> list[bool | None]:
-        """Tell of each size that the call states whether it hangs on an input; None: it is open."""
+        """Tell of each size that the call states whether it depends on an input; None: it is open."""
         return self._state.lengths.asked(self.node, self.out.dim())
 
 

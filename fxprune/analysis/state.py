@@ -26,7 +26,7 @@ class AnalysisState:
         layers: inputs of layers with shape attributes.
         strided: views that the narrow network must copy.
         notes: facts about nodes.
-        lengths: nodes that hang on sizes of the inputs.
+        lengths: nodes that depend on sizes of the inputs.
         rewritable: the rewrite can change the numbers in the running call.
         trials: outcomes of trials of calls (:mod:`fxprune.analysis.trial`).
     """

@@ -162,7 +162,7 @@ class _Turns:
         if not isinstance(value, fx.Node):
             return True
         if value not in self._known:
-            # How many pieces there are hangs on a size of a tensor.
+            # How many pieces there are depends on a size of a tensor.
             if is_cut(value) or not self._uneven.isdisjoint(value.all_input_nodes):
                 return False
             seen = [run.get(value) for run in self._numbers.values()]

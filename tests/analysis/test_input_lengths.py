@@ -1,4 +1,4 @@
-"""A number hangs on an input if a length that may change, or a number that is given, goes into it."""
+"""A number depends on an input if a length that may change, or a number that is given, goes into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer that is called again reads the same channels, and what hangs on an input cuts none."""
+"""A layer that is called again reads the same channels, and what depends on an input cuts none."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_groups_of_one_average_are_one_domain(width, groups):
     assert common == (not groups)
 
 
-PADDING, SLICE = "padding of channels that hangs on an input", "a slice of channels that hangs on an input"
+PADDING, SLICE = "padding of channels that depends on an input", "a slice of channels that depends on an input"
 CUTS = {
     "pad": (lambda y, n: F.pad(y, (0, 0, 0, 0, 0, n - 8)), PADDING),
     "pad in front": (lambda y, n: F.pad(y, (0, 0, 0, 0, n - 8, 0)), PADDING),

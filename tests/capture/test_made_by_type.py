@@ -65,7 +65,7 @@ def test_a_type_that_was_kept_before_the_trace_is_refused_in_a_sentence():
         z = s.a(x) * kept([x.shape[2], 1]).sum()
         return s.b(z) if z.mean() > 0 else s.b(-z)
 
-    with pytest.raises(fxprune.CaptureError, match=r"takes a number that hangs on sizes for a list.* `torch.tensor"):
+    with pytest.raises(fxprune.CaptureError, match=r"takes a number that depends on sizes for a list.* `torch.tensor"):
         fxprune.couple(Net(forward, a=conv(3, 8), b=conv(8, 4)).eval(), (torch.ones(2, 3, 4, 4),))
 
 

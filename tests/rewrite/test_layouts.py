@@ -1,4 +1,4 @@
-"""What hangs on how few channels stay, and on sizes that agree with channels by chance."""
+"""What depends on how few channels stay, and on sizes that agree with channels by chance."""
 
 from __future__ import annotations
 
@@ -191,14 +191,14 @@ def test_places_in_an_axis_of_all_images_are_guarded(read):
 @pytest.mark.parametrize(
     ("op", "why"),
     [
-        (lambda s, y: y[:, : y.shape[2] // 2], "a slice of channels that hangs on an input"),
+        (lambda s, y: y[:, : y.shape[2] // 2], "a slice of channels that depends on an input"),
         (
             lambda s, y: y.movedim(1, 3)[:, [0, 1], :, : y.shape[2] // 2].movedim(3, 1),
-            "a slice of channels that hangs on an input",
+            "a slice of channels that depends on an input",
         ),
-        (lambda s, y: torch.channel_shuffle(y, y.shape[2] // 4) * s.p, "a number of groups that hangs on an input"),
-        (lambda s, y: nn.functional.group_norm(y, y.shape[2] // 4), "a number of groups that hangs on an input"),
-        (lambda s, y: nn.functional.pixel_shuffle(y, y.shape[2] // 4), "a factor that hangs on an input"),
+        (lambda s, y: torch.channel_shuffle(y, y.shape[2] // 4) * s.p, "a number of groups that depends on an input"),
+        (lambda s, y: nn.functional.group_norm(y, y.shape[2] // 4), "a number of groups that depends on an input"),
+        (lambda s, y: nn.functional.pixel_shuffle(y, y.shape[2] // 4), "a factor that depends on an input"),
     ],
 )
 def test_numbers_that_hang_on_an_input_freeze_channels(op, why):

@@ -142,7 +142,7 @@ def test_a_computed_bound_freezes_channels():
     net = Net(lambda s, x: s.head(s.a(x)[..., x.shape[1] :]), a=linear(3, 8), head=linear(6, 4)).eval()
     coupling = fxprune.couple(net, torch.zeros(3, 2, 3))
     assert not coupling.groups
-    assert "a slice of channels that hangs on an input" in str(coupling)
+    assert "a slice of channels that depends on an input" in str(coupling)
 
 
 def test_one_layer_without_weights_ties_its_inputs():

@@ -105,7 +105,7 @@ image("one channel by its index", lambda s, y: y * y[:, 3][:, None], {A: 7, B: 6
 image("every channel alone", lambda s, y: torch.stack(y.unbind(1), 1), {B: 6}, frozen="taken apart")
 image("narrow", lambda s, y: y.narrow(1, 2, 3), {A: 5, A2: 3, B: 6}, out=3)
 image("narrowed to all of a length that the image tells", lambda s, y: y.narrow(1, 0, y.shape[2]), {B: 6}, fixed=True,
-      frozen="a slice of channels that hangs on an input")
+      frozen="a slice of channels that depends on an input")
 image("narrow from the end", lambda s, y: torch.narrow(y, 1, -4, 4), {A: 4, A2: 4, B: 6}, out=4)
 image("uneven split", _uneven, {A: 3, A2: 5, B: 6, "c.weight": 7}, out=12, c=conv(3, 7))
 image("split and turned round", lambda s, y: torch.cat(torch.split(y, 4, dim=1)[::-1], 1), {A: 4, A2: 4, B: 6})
@@ -135,7 +135,7 @@ image("padding read", lambda s, y: F.pad(y, (1, 1, 1, 1, 2, 3)), {A: 8, B: 6}, o
 image("padding by a value", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, 4), value=2.0), {A: 8, B: 6}, out=12)
 image("negative padding", lambda s, y: F.pad(y, (0, 0, 0, 0, -2, 3)), {A: 2, A2: 6, B: 6}, out=9)
 image("padding by a length that the image tells", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, y.shape[2] - 8)), {B: 6},
-      fixed=True, frozen="padding of channels that hangs on an input")
+      fixed=True, frozen="padding of channels that depends on an input")
 image("padding averaged", _padded_average, {B: 6}, out=12, frozen="mean over channels")
 image("padding in space", lambda s, y: s.p(F.pad(y, (1, 2))), {A: 8, B: 6}, p=nn.ZeroPad2d(1))
 image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512, 64, 8, 1)), {B: 6}, fixed=True,
@@ -152,12 +152,12 @@ tokens("rotary halves", _rotary, {"g": 4}, g=free(8))
 net("turned over", lambda s, x: s.head(s.a(x).t().t_().T.T), (torch.zeros(2, 3),), (torch.zeros(5, 3),), {A: 8},
     a=linear(3, 8), head=linear(8, 4))
 image("slice to an end that the image tells", lambda s, y: y[:, : y.shape[2] // 2], {B: 6}, out=4, fixed=True,
-      frozen="a slice of channels that hangs on an input")
+      frozen="a slice of channels that depends on an input")
 image("slice behind others, likewise", lambda s, y: y[None][..., : y.shape[2] // 2, 1:, :][0], {B: 6}, out=4,
-      fixed=True, frozen="a slice of channels that hangs on an input")
+      fixed=True, frozen="a slice of channels that depends on an input")
 image("image cut by half", lambda s, y: y[:, 2:, : y.shape[2] // 2], {A: 2, "a.weight#2": 6, B: 6}, out=6)
 image("padded as the image tells", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, y.shape[2] // 4)), {B: 6}, out=10, fixed=True,
-      frozen="padding among channels that hangs on an input")
+      frozen="padding among channels that depends on an input")
 image("image padded as it tells", lambda s, y: F.pad(y, (0, 0, 0, y.shape[2] // 4, 0, 2)), {A: 8, B: 6}, out=10)
 image("ones like one channel", lambda s, y: y * torch.ones_like(y[:, 5:6]), {A: 8, B: 6})
 image("ones like one channel, narrowed", lambda s, y: y * torch.ones_like(y.narrow(1, 6, 1)), {A: 8, B: 6})

@@ -51,7 +51,7 @@ image("group norm of one group", lambda s, y: s.n(y), {A: 8, B: 6}, n=nn.GroupNo
 image("group norm, a channel each", lambda s, y: s.n(y), {A: 8, B: 6}, n=nn.GroupNorm(8, 8))
 image("functional group norm", lambda s, y: F.group_norm(y, 2, s.w, s.v), {"w": 4, B: 6}, w=free(8), v=free(8))
 image("group norm by a height", lambda s, y: F.group_norm(y, y.shape[2]), {B: 6}, fixed=True,
-      frozen="a number of groups that hangs on an input")
+      frozen="a number of groups that depends on an input")
 image("group norm, the operator", lambda s, y: torch.native_group_norm(y, None, None, 2, 8, 64, 2, 1e-5)[0], {B: 6},
       fixed=True, frozen="a size that the call states")
 image("batch norm, the operator without statistics",

@@ -198,7 +198,7 @@ image("index by the size of an image", _rolled_by_height, {B: 6}, frozen="an ind
 image("index by the size of channels", lambda s, y: y[:, (torch.arange(y.shape[1]) + y.size(1) // 2) % 8], {A: 8, B: 6})
 image("index by new numbers", lambda s, y: y * y[:, torch.tensor([y.shape[2] - 7, 2])].mean(1, True), {B: 6},
       frozen="an index picks positions")
-image("split by the size of an image", _split_by_height, {B: 6}, frozen="a split of channels that hangs on an input")
+image("split by the size of an image", _split_by_height, {B: 6}, frozen="a split of channels that depends on an input")
 image("index that the network changes", _kept_turning, {B: 6}, frozen="an index that the network changes",
       k=Constants(turned=TURNED.clone()))
 image("stored numbers that pick channels", _picked_by_stored, {A: 5, B: 6}, frozen="one channel is picked by its index",
@@ -222,7 +222,7 @@ image("single channels of a weight in another order", _singles_turned, {A: 6, B:
 image("one channel of a flattened image", lambda s, y: y + y.flatten(1)[:, 70, None, None, None], {A: 7, B: 6},
       fixed=True, frozen="one channel is picked by its index")
 image("one channel by the size of an image", lambda s, y: y * y[:, y.shape[2] - 5, None], {B: 6}, fixed=True,
-      frozen="one of the channels that hangs on an input")
+      frozen="one of the channels that depends on an input")
 image("index by values", lambda s, y: y[:, s.c(y).mean((0, 2, 3)).argsort()], {B: 6}, c=conv(8, 8),
       frozen="an index picks positions")
 image("permutation and its inverse", _flow, {A: 4, A2: 4, B: 6}, c=conv(4, 4), k=Constants(turned=TURNED))
@@ -261,7 +261,7 @@ image("index_reduce of channels", lambda s, y: y.index_reduce(1, torch.tensor([1
 image("index_put of channels by its operator", _put_by_operator, {A: 2, A2: 4, B: 6}, c=conv(8, 2))
 image("slices of channels put", _channels_put, {A: 2, A2: 2, f"{A}#3": 2, B: 6}, c=conv(8, 2))
 image("slice of channels put, by the size of an image", _put_by_height, {B: 6}, c=conv(8, 4),
-      frozen="a slice of channels that hangs on an input")
+      frozen="a slice of channels that depends on an input")
 image("one channel put", lambda s, y: y.select_scatter(s.c(y)[:, 0], 1, -1), {A: 7, B: 6}, c=conv(8, 1),
       frozen="meets positions that carry no channels")
 tokens("one token put", lambda s, y: torch.select_scatter(y, s.c(y).mean(1), 1, 2), {A: 8}, c=linear(8, 8))
@@ -281,7 +281,7 @@ tokens("looked up in tables", _looked_up, {A: 8})
 tokens("looked up in itself", _in_itself, {"c.weight": 6}, out=6, c=linear(8, 6), frozen="numbers of a table")
 tokens("all maps of all samples", lambda s, y: _each_map(y, lambda maps: maps[: maps.shape[0]]), {A: 8})
 tokens("maps counted by the samples", lambda s, y: s.c(_each_map(y, lambda maps: maps[: 8 * y.size(0)])),
-       {"c.weight": 6}, out=6, c=linear(8, 6), frozen="a slice of channels that hangs on an input")
+       {"c.weight": 6}, out=6, c=linear(8, 6), frozen="a slice of channels that depends on an input")
 tokens("tokens set to one number each", _tokens_set, {A: 8})
 tokens("channels set to one number", _channels_set, {A: 6, A2: 2})
 tokens("two channels at their places", lambda s, y: y[..., [0, 3]], {A: 2, A2: 6}, out=2)

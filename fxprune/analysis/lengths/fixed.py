@@ -154,7 +154,7 @@ def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -
 
 
 def _cut(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """An axis that is cut, or under a window, is fixed where no number hangs on an input."""
+    """An axis that is cut, or under a window, is fixed where no number depends on an input."""
     found, dim = _aligned(operation, labels, out), operation.named("dim")
     if not operation.hangs or not found:
         return found

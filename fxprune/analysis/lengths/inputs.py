@@ -1,4 +1,4 @@
-"""What hangs on lengths of axes: widths of layers, and numbers that inputs change.
+"""What depends on lengths of axes: widths of layers, and numbers that inputs change.
 
 A layer whose attributes state its width has the same width in all its calls.
 """
@@ -74,7 +74,7 @@ class LayerInputs:
 
 
 class InputLengths:
-    """Which nodes hang on lengths of axes without channels, or on given numbers.
+    """Which nodes depend on lengths of axes without channels, or on given numbers.
 
     Attributes:
         by_values: calls that pick a place by a number which is computed in a tensor.
@@ -131,14 +131,14 @@ class InputLengths:
             items = tuple(
                 value for name, value in given.items() if name in ("indices", "index", "start", "end", "step")
             )
-        return "that hangs on an input" if any(map(self._any, _nodes((*items, *named)))) else ""
+        return "that depends on an input" if any(map(self._any, _nodes((*items, *named)))) else ""
 
     def has_open_number(self, node: fx.Node | None) -> bool:
-        """Tell whether a number that a call gets hangs on an input."""
+        """Tell whether a number that a call gets depends on an input."""
         return node is not None and any(self._any(each) for each in node.all_input_nodes if each in self._numbers)
 
     def asked(self, node: fx.Node | None, rank: int) -> list[bool | None]:
-        """Tell of each size that a view states whether it hangs on an input; None: it is open.
+        """Tell of each size that a view states whether it depends on an input; None: it is open.
 
         Calls that are no views state none.
         """
@@ -161,7 +161,7 @@ class InputLengths:
         return each if len(each) == rank else [True] * rank
 
     def stated(self, node: fx.Node | None, rank: int) -> list[bool]:
-        """Tell which sizes a view states by numbers that hang on no input."""
+        """Tell which sizes a view states by numbers that depend on no input."""
         kind = canonical_call(node.target) if node is not None else None
         if node is None or kind not in VIEWS:
             return [False] * rank
@@ -177,7 +177,7 @@ class InputLengths:
         return [found and at in named_here for at, found in enumerate(asked)]
 
     def cut(self, node: fx.Node, rank: int) -> list[int]:
-        """List the axes that a call cuts or pads by numbers that hang on an input.
+        """List the axes that a call cuts or pads by numbers that depend on an input.
 
         PyTorch returns a tensor as it is where a slice takes all of it, or nothing is added; no rule sees that.
         """
@@ -235,7 +235,7 @@ def freeze_cuts(
         return
     axes = labels.of(given).axes
     what = "padding" if canonical_call(node.target) in PADS else "a slice"
-    marks.freeze(f"{what} of channels that hangs on an input", *(axes[dim] for dim in cut))
+    marks.freeze(f"{what} of channels that depends on an input", *(axes[dim] for dim in cut))
     _forget_lengths(value, labels)
 
 

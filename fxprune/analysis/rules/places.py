@@ -125,7 +125,7 @@ def index_select(call: Call) -> Axes:
     """A constant table moves channels, another one freezes them."""
     x, dim, table = call.args[:3]
     if x.dim() == 1 and call.node is not None and canonical_call(call.node.target) in INTERLEAVED:
-        return _along_table(call, call.axes(x))  # it may have been flattened, where places hang on other axes
+        return _along_table(call, call.axes(x))  # it may have been flattened, where places depend on other axes
     moved = _moved(call, x, dim, table) if x.dim() else None
     return _along_table(call, call.axes(x)) if moved is None else moved
 

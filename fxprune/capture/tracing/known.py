@@ -56,7 +56,7 @@ def length_of(value: Any) -> int:
         TypeError: a number has none, as NumPy and PyTorch's parsers ask of each that they are given in a list.
     """
     if type(value) in (int, float):
-        error = TypeError("a function that no graph records takes a number that hangs on sizes for a list")
+        error = TypeError("a function that no graph records takes a number that depends on sizes for a list")
         error.add_note("Make the tensor by `torch.tensor(...)`, which is recorded.")
         raise error
     return len(value)

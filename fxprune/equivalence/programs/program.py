@@ -52,7 +52,7 @@ class Programs:
         self._runs: tuple[MetaRun, MetaRun] | None = None
         self._of_graph: Any = None
         self._of_model: Any = None
-        # A question that only the model asks, with its line; and whether answers may hang on more than programs show.
+        # A question that only the model asks, with its line; and whether answers may depend on more than programs show.
         self.unasked, self.needs_numbers = "", False
         self.stated: Collection[str] = ()  # questions that the graph need not ask
         self._attended: dict[Any, tuple[Any, ...]] = {}  # what attention returned on numbers

@@ -68,7 +68,7 @@ class Recorder(TorchDispatchMode):
         self._parameters = set(map(storage_id, network.parameters()))
         self._operators: list[Any] = []
         self._computed: set[int] = set()  # operators that read an input or a stored tensor, or what comes of one
-        self._made: list[list[Any]] = []  # by each operator: sizes and types, which may hang on a default type
+        self._made: list[list[Any]] = []  # by each operator: sizes and types, which may depend on a default type
         self._read: set[tuple[Any, ...]] = set()  # by later operators, or by the caller
         self._call, self._paused, self._reads = 0, False, False
         self._begin()

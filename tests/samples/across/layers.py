@@ -205,4 +205,4 @@ net("a layer called config", lambda s, x: s.head(s.config(x).mean((2, 3))), (tor
 image("kept whole, a group norm with a group for each channel", lambda s, y: s.m(y), {B: 6},
       m=_Whole(lambda x: F.group_norm(x, 8)), frozen="kept whole")
 image("kept whole, a squeeze of one sample", lambda s, y: s.m(y), {B: 6}, fixed=True,
-      m=_Whole(lambda x: x.relu().squeeze(0)), frozen="a squeeze that hangs on an input inside `m`")
+      m=_Whole(lambda x: x.relu().squeeze(0)), frozen="a squeeze that depends on an input inside `m`")
