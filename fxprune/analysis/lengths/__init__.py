@@ -1,4 +1,4 @@
-"""Which lengths of axes are one number for all inputs, and what depends on those that are not."""
+"""Which lengths of axes are one number for all inputs, and what depends on the others."""
 
 from .einsum import settle_lengths
 from .fixed import factors_behind, factors_of, is_fixed
