@@ -88,8 +88,9 @@ def is_read(site: Site, node: fx.Node, length: int) -> bool:
             if _is_reader(site, user, length, is_tensor):
                 return True
             made = [each for each in pytree.tree_leaves(nodes[user.name].value) if isinstance(each, Shape)]
-            # Joined with itself or repeated, the axis is longer.
-            new = {(user, shape.sizes[d]) for shape in made for d in shape.varying} - seen
+            # Joined with itself or repeated, the axis is longer; it is shorter where a view takes it apart again.
+            sizes = {shape.sizes[d] for shape in made for d in shape.varying}
+            new = {(user, size) for size in sizes if size >= length} - seen
             seen |= new
             todo += new
     return False
