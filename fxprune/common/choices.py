@@ -9,7 +9,7 @@ from fxprune.errors import OptionError
 
 def check_choice(option: str, value: object, choices: Collection[str]) -> None:
     """Raise OptionError if the value of an option is none of its choices."""
-    if value not in choices:
+    if value not in [*choices]:
         near = closest(str(value), choices)
         raise OptionError(f"`{option}` must be one of {', '.join(choices)}, not {value}.{near}")
 

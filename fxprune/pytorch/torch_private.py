@@ -59,7 +59,6 @@ def op_name(operator: OpOverload) -> str:
 
 
 GROUPED_MM = getattr(torch, "_grouped_mm", None)  # what `torch.nn.functional.grouped_mm` calls
-GROUPED_MM_OPERATOR = GROUPED_MM and torch.ops.aten._grouped_mm.default
 
 
 def overload_names(operator: OpOverload) -> tuple[str, str, str]:

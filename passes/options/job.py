@@ -87,7 +87,7 @@ class Machine(Options):
 
     data_root: Annotated[str | os.PathLike[str] | None, "folder to look for data sets in, and to put them into"] = None
     device: Annotated[str, "auto (CUDA if there is one), or a device of torch"] = "auto"
-    opset: Annotated[int, interval(ge=18), "version of the ONNX operator set"] = 20
+    opset: Annotated[int, interval(ge=17), "version of the ONNX operator set"] = 20
 
 
 class Checkpoint(Options):

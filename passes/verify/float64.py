@@ -6,7 +6,7 @@ Networks that normalise or rotate "in float32 at least" would round to 1e-8 with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from fxprune.arguments.guards import float64_stands_in
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.precision import DOUBLE, DOUBLED, MixingMode, dtypes_of, promoted, to_float64
-from fxprune.pytorch.torch_private import GROUPED_MM_OPERATOR, is_mutable, pytree
+from fxprune.pytorch.torch_private import is_mutable
 
 
 class KeepFloat64(MixingMode):
@@ -46,23 +46,7 @@ class KeepFloat64(MixingMode):
                 kwargs["dtype"] = DOUBLED[dtype]
             if not found.isdisjoint(DOUBLED) and not is_mutable(func):
                 args, kwargs = promoted(args, kwargs)
-        try:
-            return func(*args, **kwargs)
-        except RuntimeError:
-            # An operator that rejects float64, as of fake quantisation: the network casts to float32 for it.
-            # PromoteMixed computes the product of groups in float64.
-            if found.isdisjoint(DOUBLE) or is_mutable(func) or func is GROUPED_MM_OPERATOR:
-                raise
-            return _in_single(func, args, kwargs)
-
-
-def _in_single(func: Any, args: Any, kwargs: Any) -> Any:
-    args, kwargs = _cast((args, kwargs), {torch.float64: torch.float32, torch.complex128: torch.complex64})
-    return _cast(func(*args, **kwargs), {torch.float32: torch.float64, torch.complex64: torch.complex128})
-
-
-def _cast(values: Any, dtypes: Mapping[torch.dtype, torch.dtype]) -> Any:
-    return pytree.tree_map_only(torch.Tensor, lambda x: x.to(dtypes.get(x.dtype, x.dtype)), values)
+        return func(*args, **kwargs)
 
 
 def float64_reader(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:

@@ -116,7 +116,7 @@ BAD = [
     ("inspect small --in-chans 3 --image-size 8 --checkpoint other.safetensors", ["other.safetensors"]),
     ("plan small --in-chans 1 --image-size 8 --macs 2", ["`macs`", "2.0"]),
     ("prove small --seed -1", ["--seed", "`seed` must be 0 or more, not -1"]),
-    ("{small} --opset 3", ["--opset", "`opset` must be 18 or more, not 3"]),
+    ("{small} --opset 3", ["--opset", "`opset` must be 17 or more, not 3"]),
     ("export absent --format onx", ["`--format` must be one of onnx", "Did you mean `onnx`"]),
     ("prove small --data digits --num-classes 3", ["`data` and `num_classes` exclude each other"]),
     ("prove of_rubbish:grey --data digits --in-chans 3", ["takes images of 1 channel", "images of --data grey"]),

@@ -40,22 +40,3 @@ def test_a_network_that_is_not_snapped_does_not_pass():
     model = Normed(False).eval()
     report, _, _ = verify_rewrite(model, fxprune.plan(fxprune.couple(model, X), keep=0.5), (X,), batches=())
     assert not report.passed and report.max_rel_error > 1e-3
-
-
-class Quantised(nn.Module):
-    """Casts to float32 for an operator that takes no other scale."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
-        self.scale = nn.Parameter(torch.rand(8))
-
-    def forward(self, x):
-        y, scale = self.b(self.a(x)), self.scale.abs() + 0.05
-        zero = torch.zeros(8, dtype=torch.int32)
-        return self.c(torch.fake_quantize_per_channel_affine(y.float(), scale.float(), zero, 1, -128, 127).to(y.dtype))
-
-
-def test_a_float64_network_may_use_an_operator_that_takes_float32_only():
-    proof = fxprune.prove(Quantised().double(), X.double())
-    assert proof.passed and proof.plan.coupling.groups, proof

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx
 from torch.autograd import Function
 
-from fxprune.pytorch.custom_functions import applied_by
 from fxprune.pytorch.torch_private import pytree
 
 
@@ -41,7 +40,7 @@ def custom_functions_traced(found: dict[str, None]) -> Iterator[None]:
             return cls.forward(*args, **kwargs)
         return cls.forward(_Context(len(args)), *args, **kwargs)
 
-    with applied_by(apply):
+    with _applied_by(apply):
         yield
 
 
@@ -53,5 +52,20 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
         found[cls.__qualname__] = None
         return call(*args, **kwargs)
 
-    with applied_by(apply):
+    with _applied_by(apply):
         yield
+
+
+@contextlib.contextmanager
+def _applied_by(apply: Callable[..., Any]) -> Iterator[None]:
+    """Replace ``Function.apply``; the function given gets it first, bound to the class."""
+    given = vars(Function)["apply"]
+
+    def replacement(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        return apply(given.__get__(None, cls), cls, *args, **kwargs)
+
+    Function.apply = classmethod(replacement)  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        Function.apply = given  # type: ignore[method-assign]
