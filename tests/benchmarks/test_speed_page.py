@@ -42,7 +42,7 @@ def test_a_run_costs_the_sum_of_its_parts():
     parts = {"decoding": ("train", "test", "kb"), "passes": ("both", "forward"), "step": ("alone", "hook")}
     parts |= {"averaging": ("elapsed",), "checkpoint": ("elapsed", "mb")}
     rows = {part: {"day": "2026-11-26", **dict.fromkeys(names, 3.6)} for part, names in parts.items()}
-    text = run_cost.section(rows)
+    text = " ".join(run_cost.section(rows).split())
     for said in (
         "| checkpoints | 1,320 | 1.3 | 1.3 |",  # 120 epochs of 5,004 steps: 10 checkpoints and one at the end
         "| averaging gradients | 600,480 | 0.0 | 600.5 |",

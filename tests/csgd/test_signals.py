@@ -60,7 +60,7 @@ def test_a_signal_in_the_hook_loses_at_most_the_step(narrow, before):
         states = optimizer.state_dict()["state"]
         for index, parameter in enumerate(case.model.parameters()):
             assert states[index]["momentum_buffer"].shape == parameter.shape
-    assert count > 200
+    assert count > 150  # enough places to stop at
 
 
 def test_a_signal_between_portions_of_the_first_step_loses_only_that(monkeypatch):
