@@ -183,7 +183,7 @@ class _Parser(argparse.ArgumentParser):
         return f"there is no option `{flag}`.{_closest_flag(flag, self._option_string_actions)}".removesuffix(".")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Name the closest command instead of all."""
+        """Name the closest command, or the closest of the choices."""
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             from fxprune.common.choices import closest
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
+from benchmarks.coverage.journal import digest, sources
 
 from .operators import Mutant
 from .tests import Session, lines_of
@@ -33,8 +34,14 @@ class LineMap:
 
     @classmethod
     def of(cls, session: Session, paths: Sequence[str], files: Sequence[str], jobs: int) -> LineMap:
-        """Run the tests of some files; the row of each is kept until its file or a source changes."""
-        sha = hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in paths)).hexdigest()
+        """Run the tests of some files; the row of each is kept until its file or a source changes.
+
+        A test that fails without a mutant would kill each, so any source counts, and what the tests draw on.
+        """
+        drawn_on = ("tests/samples", "tests/helpers", "benchmarks/random_networks")
+        others = [path for folder in drawn_on for path in sorted((ROOT / folder).rglob("*.py"))]
+        text = b"".join((ROOT / path).read_bytes() for path in paths) + digest([*sources(), *others]).encode()
+        sha = hashlib.sha256(text).hexdigest()
         digests = {name: hashlib.sha256((ROOT / "tests" / name).read_bytes()).hexdigest() for name in files}
         stored = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
         before = stored["tests"] if stored.get("sha") == sha else {}

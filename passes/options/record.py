@@ -83,8 +83,8 @@ class Options:
         cls._options |= {option.name: option for option in _own_options(cls, own)}
 
     def __init__(self, *args: Any, **given: Any) -> None:
-        for name in given.keys() - {*self._fields}:
-            raise TypeError(f"there is no option `{name}`.{closest(name, self._fields)}")
+        if unknown := [name for name in given if name not in self._fields]:
+            raise TypeError(f"there is no option `{unknown[0]}`.{closest(unknown[0], self._fields)}")
         bound = type(self).__signature__.bind(*args, **given)
         bound.apply_defaults()
         vars(self).update({name: bound.arguments[name] for name in self._fields})

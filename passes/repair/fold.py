@@ -28,8 +28,8 @@ from .align import align_norms
 from .enough import inputs_needed
 from .layers import Repair, fit_layers
 
-# Without inputs, and with them.
-REPAIRS = ("none", "variance", *(_ON_INPUTS := ("statistics", "readers")))
+_ON_INPUTS = ("statistics", "readers")
+REPAIRS = ("none", "variance", *_ON_INPUTS)
 _LEVELS = ("none", "statistics", "readers")
 
 
