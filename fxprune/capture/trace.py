@@ -20,6 +20,7 @@ from fxprune.arguments.inputs import Inputs, as_meta
 from fxprune.arguments.outputs import Outputs
 from fxprune.equivalence import UNCHECKED, Difference, difference, preserved
 from fxprune.errors import CaptureError, OptionError, first_line
+from fxprune.pytorch.custom_functions import custom_functions_noted
 from fxprune.pytorch.graph_module import GraphModule
 from fxprune.pytorch.modes import show_blocks
 from fxprune.pytorch.modules import clone_sharing
@@ -34,7 +35,7 @@ from .outputs import object_returned, select_outputs, without_objects
 from .overloads import choose_overloads, drop_sizes_stated_twice
 from .refusals import Failures
 from .tracing.concrete import ConcreteTracer
-from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
+from .tracing.custom_functions import CUSTOM_GRADIENTS
 from .tracing.keys import modules_by_identity
 from .tracing.recorder import ObjectAskedError
 from .tracing.registered_functions import keeps_functions

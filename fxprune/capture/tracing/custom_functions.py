@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import fx
 from torch.autograd import Function
 
+from fxprune.pytorch.custom_functions import applied_by, custom_functions_noted
 from fxprune.pytorch.torch_private import pytree
+
+from .proxies import ConcreteProxy, InPlaceProxy
 
 
 class _Context:
     """The context of a forward whose backward never runs."""
 
-    def __init__(self, count: int) -> None:
-        self.needs_input_grad = (False,) * count
+    def __init__(self, inputs: tuple[Any, ...]) -> None:
+        self._inputs = inputs
+
+    @property
+    def needs_input_grad(self) -> tuple[bool, ...]:
+        """For each input whether it needs a gradient, with a guard."""
+        return tuple(_needs_gradient(each) for each in self._inputs)
 
     def save_for_backward(self, *tensors: Any) -> None:
         """Save nothing."""
 
     save_for_forward = mark_dirty = mark_non_differentiable = set_materialize_grads = save_for_backward
+
+
+def _needs_gradient(value: Any) -> bool:
+    if isinstance(value, ConcreteProxy):
+        return value.is_tensor() and bool(value.tracer.fixed(value, "requires_grad"))
+    if isinstance(value, InPlaceProxy):
+        error = fx.proxy.TraceError("a custom function asks which of its inputs need gradients")
+        raise value.tracer.refusal(error)  # type: ignore[attr-defined]
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 # Of a graph: classes with a gradient of their own, which it computes by their forward alone.
@@ -35,37 +53,13 @@ def custom_functions_traced(found: dict[str, None]) -> Iterator[None]:
     def apply(call: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):
             return call(*args, **kwargs)
-        found[cls.__qualname__] = None
-        if cls.setup_context is not Function.setup_context:
-            return cls.forward(*args, **kwargs)
-        return cls.forward(_Context(len(args)), *args, **kwargs)
+        found[cls.__name__] = None
+        context = _Context(args)
+        if cls.setup_context is Function.setup_context:
+            return cls.forward(context, *args, **kwargs)
+        output = cls.forward(*args, **kwargs)
+        cls.setup_context(context, args, output)
+        return output
 
-    with _applied_by(apply):
+    with applied_by(apply), custom_functions_noted(found):
         yield
-
-
-@contextlib.contextmanager
-def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
-    """Add the name of each custom function that is called to ``found``."""
-
-    def apply(call: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
-        found[cls.__qualname__] = None
-        return call(*args, **kwargs)
-
-    with _applied_by(apply):
-        yield
-
-
-@contextlib.contextmanager
-def _applied_by(apply: Callable[..., Any]) -> Iterator[None]:
-    """Replace ``Function.apply``; the function given gets it first, bound to the class."""
-    given = vars(Function)["apply"]
-
-    def replacement(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        return apply(given.__get__(None, cls), cls, *args, **kwargs)
-
-    Function.apply = classmethod(replacement)  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        Function.apply = given  # type: ignore[method-assign]
