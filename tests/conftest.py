@@ -67,11 +67,11 @@ SLOW = (
     "analysis/test_random_networks.py",
     "analysis/test_rules.py",
     "benchmarks/",
-    "calibration/test_merged.py",
+    "calibration/test_activations.py",
     "capture/",
     "cli/",
-    "common/test_finite.py",
-    "common/test_hostile.py",
+    "common/test_nan_weights.py",
+    "common/test_attacks.py",
     "arguments/test_inputs.py",
     "core/test_select.py",
     "equivalence/",
@@ -112,7 +112,7 @@ def pytest_collection_finish():
 # not heard.
 TOGETHER = {
     "tests/analysis/test_rules.py": "samples",
-    "tests/calibration/test_merged.py": "samples",
+    "tests/calibration/test_activations.py": "samples",
     "tests/rewrite/test_narrow.py::test_layers_of_samples": "samples",
     "tests/capture/test_decompose.py": "opened",
     "tests/job/test_resume": "resume",

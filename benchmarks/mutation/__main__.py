@@ -52,8 +52,8 @@ TESTS = (
     "rewrite/test_views.py", "rewrite/test_lengths.py", "rewrite/test_groups.py", "rewrite/test_written_views.py",
     "rewrite/test_absorb_shared.py", "analysis/test_channels.py", "analysis/test_fixed_lengths.py",
     "analysis/test_layer_inputs.py", "analysis/test_input_lengths.py", "analysis/test_repeats.py",
-    "analysis/test_shares.py", "calibration/test_merged.py", "capture/test_capture_guards.py", "capture/test_modes.py",
-    "capture/test_families.py",
+    "analysis/test_shares.py", "calibration/test_activations.py", "capture/test_capture_guards.py",
+    "capture/test_modes.py", "capture/test_families.py",
     "equivalence/test_equivalence.py", "equivalence/test_program.py",
 )  # fmt: skip
 

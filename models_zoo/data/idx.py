@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fxprune.errors import DataError
 
-from .in_memory import GreyImages
+from .grey_images import GreyImages
 
 TYPES: Mapping[int, str] = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _NAME = re.compile(r"(?P<split>train|t10k|test)-(?P<what>images|labels)[-.]idx[13]-ubyte(\.gz)?")

@@ -8,9 +8,9 @@ from fxprune.errors import OptionError
 from fxprune.passes.options import Augment, Images, Options, with_options_of
 
 from .dataset import Data
+from .grey_images import data_in_memory
 from .idx import idx_files, is_idx_folder, read_idx_folder
-from .in_memory import data_in_memory
-from .packaged import PACKAGED, load_packaged
+from .packages import PACKAGED, load_packaged
 from .timm import TEST, TRAIN, load_timm
 
 

@@ -18,7 +18,7 @@ from fxprune.errors import DataError, OptionError, kind_and_line
 from fxprune.passes.options import Augment, Images
 
 from .dataset import Data, Loader
-from .packaged import PACKAGED
+from .packages import PACKAGED
 from .pixels import mode_of
 
 TRAIN = ("train", "training")

@@ -17,7 +17,7 @@ from fxprune.plan_file import outputs_of
 from fxprune.pytorch.modules import float64_copy, map_tensors, named_tensors
 from fxprune.pytorch.source import source_of, source_of_error
 
-from .computed import Computed, with_computed
+from .computed_weights import Computed, with_computed
 from .equations import Solution
 
 # As in `verify`: sums of a million float64 terms keep 1e-12, and a wrong size moves an output by 1e-3 and more.

@@ -18,7 +18,7 @@ from fxprune.pytorch.rewritable import positional
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import source_of
 
-from .computed import Computed, computed_weights
+from .computed_weights import Computed, computed_weights
 from .provenance import Attribute, Number, Term, Traced, assign, attributes_of, number, numbers_of, plain, term_of
 
 

@@ -19,7 +19,7 @@ from fxprune.plan_file import outputs_of, plan_of
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import float64_copy
 
-from .computed import Computed, with_computed
+from .computed_weights import Computed, with_computed
 
 
 def check_training(

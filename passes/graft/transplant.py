@@ -16,7 +16,7 @@ from fxprune.pytorch.torch_private import has_packed_projection
 
 from .check import check
 from .comparison import compared
-from .computed import solve_computed
+from .computed_weights import solve_computed
 from .equations import Solution, solved
 from .interface import check_interface, classifier_widths, measured
 from .provenance import Number, assign, numbers_of

@@ -3,4 +3,4 @@
 from .coupling import Inspection, inspect_coupling
 from .facts import group_names
 from .network_page import network_page
-from .planned import describe_plan
+from .plan_summary import describe_plan

@@ -47,12 +47,12 @@ from fxprune.plans import Plan
 
 from .batches import check_batches, check_narrow
 from .clock import Clock, named
-from .finished import finished
 from .journal import open_journal
 from .measure import measure_rows
 from .prepare import images_for, prepare, target_of, teacher_from_file
-from .recorded import record, write_result
+from .result_files import record, write_result
 from .resume import Checkpoints, check_checkpoints, files_read, kept_times, open_phases
+from .reuse import finished
 from .stages import most_stages, narrow_in_stages, widths_of_stages
 from .training import Trainer, csgd_schedule, wide_schedule
 from .trim import check_equal, check_snap, check_trim, repaired_merge, settle_statistics, trim

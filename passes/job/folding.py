@@ -42,7 +42,7 @@ from .batches import check_batches, check_narrow
 from .clock import Clock, named
 from .measure import measure_folded
 from .prepare import check_export
-from .recorded import record, write_result
+from .result_files import record, write_result
 from .resume import files_read
 from .samples import Samples, network_and_data, samples_of
 from .trim import Nets, check_trim

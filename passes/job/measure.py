@@ -24,7 +24,7 @@ from fxprune.passes.store import ONNX, WEIGHTS, WIDE
 from fxprune.passes.train import Accuracy, answers, moved
 from fxprune.passes.verify import as_inputs, random_batch, rebuilt
 
-from .recorded import for_the_report, shown_images
+from .result_files import for_the_report, shown_images
 from .trim import Nets, Tested
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from fxprune.common.text import fill, in_units
 from fxprune.errors import CheckpointError
 from fxprune.passes.store import SUMMARY
 
-from .folded import Folded, folded_from
+from .fold_summary import Folded, folded_from
 from .numbers import Measure, three
 from .rows import Row, finite, kinds_of, row_from
 

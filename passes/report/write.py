@@ -24,7 +24,7 @@ from fxprune.passes.store import DEVIATION_PLOT, METRICS, PAGE, PAGE_TEXT
 
 from .charts import deviations
 from .contents import Contents, contents_of, phases_of
-from .folded import MEASURES
+from .fold_summary import MEASURES
 from .metrics import read_metrics
 
 if TYPE_CHECKING:

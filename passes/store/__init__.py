@@ -35,4 +35,4 @@ from .network import read_network
 from .own_files import OwnFiles
 from .tensors import digest_of, kinds_of, read_tensors, write_tensors
 from .weights import check_kinds, distinct_tensors, left_out_line, load_weights, save_weights
-from .wide import build_wide, wide_from_graph, write_wide_graph
+from .wide_network import build_wide, wide_from_graph, write_wide_graph

@@ -25,8 +25,8 @@ from .answers import Score, answers
 from .evaluate import Accuracy, evaluate
 from .log import Callbacks, Epoch, TrainLog
 from .loss import make_loss
-from .parallel import check_same, parallel, sync_buffers
 from .phase import Phase
+from .replicas import check_same, parallel, sync_buffers
 from .schedule import make_scheduler, steps_per_epoch_of
 from .signals import StopRequest
 from .state import Progress, load_tensors

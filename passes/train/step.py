@@ -79,7 +79,7 @@ class Step:
         device: Any,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Take as ``model`` what the loss calls: see :func:`fxprune.passes.train.parallel.parallel`."""
+        """Take as ``model`` what the loss calls: see :func:`fxprune.passes.train.replicas.parallel`."""
         self._ranks = ranks
         self._model, self._optimizer, self._loss, self._options = model, optimizer, loss, options
         self._device = torch.device(device)

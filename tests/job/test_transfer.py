@@ -7,7 +7,7 @@ from helpers.command_line import SMALL, Small, enter, run
 from huggingface_hub import constants
 
 from fxprune.errors import ModelError
-from fxprune.models_zoo import check_published, published, registry
+from fxprune.models_zoo import check_published, downloads, registry
 from fxprune.passes.store import open_network, save_weights
 
 LEFT_OUT = "left out head.weight, head.bias, which begin at random"
@@ -63,8 +63,8 @@ def test_a_published_file_is_found_in_its_cache(place, monkeypatch):
     def offline(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(published.urllib.request, "urlopen", offline)
-    monkeypatch.setattr(published.torch.hub, "get_dir", lambda: str(place))
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(downloads.torch.hub, "get_dir", lambda: str(place))
     with pytest.raises(ModelError, match=r"put resnet18-\w+.pth into .*checkpoints .*TORCH_HOME.*no network"):
         check_published("torchvision/resnet18")
     (place / "checkpoints").mkdir()
@@ -76,7 +76,7 @@ def test_without_a_network_the_hub_is_not_asked_at_all(monkeypatch):
     def offline(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(published.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", offline)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("it was asked"))
     with pytest.raises(ModelError, match=r"put model\.safetensors into the repository timm/resnet18\.a1.*no network"):
         check_published("resnet18")
@@ -87,6 +87,6 @@ def test_without_a_network_the_hub_is_not_asked_at_all(monkeypatch):
 def test_what_was_never_published_is_refused(monkeypatch):
     with pytest.raises(ModelError, match="no published weights for `resnet20`"):
         check_published("resnet20")
-    monkeypatch.setattr(published, "config_of", lambda _: type(registry.config_of("test_resnet"))())
+    monkeypatch.setattr(downloads, "config_of", lambda _: type(registry.config_of("test_resnet"))())
     with pytest.raises(ModelError, match="no published weights for `resnet18d`"):
         check_published("resnet18d")

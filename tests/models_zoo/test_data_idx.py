@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fxprune.errors import DataError, OptionError
-from fxprune.models_zoo.data import load_data, packaged
+from fxprune.models_zoo.data import load_data, packages
 from fxprune.models_zoo.data.idx import TYPES, read_idx
 
 CODES = {np.dtype(name).newbyteorder("="): code for code, name in TYPES.items()}
@@ -136,12 +136,12 @@ def test_images_are_shifted_and_nothing_else(tmp_path):
 
 
 def test_fashion_mnist_without_its_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(packaged, "FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setattr(packages, "FASHION_MNIST", tmp_path / "none")
     with pytest.raises(DataError, match=r"apt install dataset-fashion-mnist; or name a folder"):
         load_data("fashion-mnist")
 
 
-@pytest.mark.skipif(not packaged.FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+@pytest.mark.skipif(not packages.FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_fashion_mnist():
     data = load_data("fashion-mnist", batch_size=100)
     assert (data.num_classes, data.image_size, data.classes[9]) == (10, 28, "ankle boot")

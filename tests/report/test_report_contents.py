@@ -16,7 +16,7 @@ from torch import nn
 import fxprune
 from fxprune.models_zoo.data.preprocessing import Preprocessing
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
-from fxprune.passes.job.recorded import shown_images
+from fxprune.passes.job.result_files import shown_images
 from fxprune.passes.report import contents
 from fxprune.passes.report.shares import Share, shares_of
 from fxprune.passes.report.verdicts import advice_for, command_of

@@ -14,7 +14,7 @@ from helpers.jobs.damage import list_again
 
 from fxprune.cli import main
 from fxprune.errors import CheckpointError
-from fxprune.passes.job import recorded
+from fxprune.passes.job import result_files
 from fxprune.passes.report.charts import scores
 from fxprune.passes.report.numbers import Measure
 from fxprune.passes.report.recording import read_recording
@@ -210,13 +210,13 @@ def test_a_report_that_fails_does_not_end_a_job_but_a_full_disk_does(tmp_path, m
         return call
 
     found = report_made.result(tmp_path)
-    monkeypatch.setattr(recorded, "write_report", fails(ZeroDivisionError("of ours")))
-    recorded.write_result(found, tmp_path)
+    monkeypatch.setattr(result_files, "write_report", fails(ZeroDivisionError("of ours")))
+    result_files.write_result(found, tmp_path)
     assert "the report was not written: ZeroDivisionError" in capsys.readouterr().err
     assert (tmp_path / "summary.json").exists()
-    monkeypatch.setattr(recorded, "write_report", fails(OSError(28, "No space left on device")))
+    monkeypatch.setattr(result_files, "write_report", fails(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        recorded.write_result(found, tmp_path)
+        result_files.write_result(found, tmp_path)
 
 
 def test_a_recording_is_read_as_it_was_written(folder):

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 import pytest
 
 from fxprune.errors import CheckpointError
-from fxprune.passes.report.folded import Folded
+from fxprune.passes.report.fold_summary import Folded
 from fxprune.passes.report.results import Result, read_result
 from fxprune.passes.report.rows import Row
 

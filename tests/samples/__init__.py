@@ -1,8 +1,9 @@
-"""Samples, in one file per file of rules; in ``across`` what no rule decides alone."""
+"""Samples, in one file per file of rules; in ``interactions`` what no rule decides alone."""
 
 from . import (
-    across,
     contraction,
+    expansion,
+    interactions,
     joining,
     masks,
     matrices,
@@ -13,13 +14,12 @@ from . import (
     pool,
     products,
     reduce,
-    uniform,
     view,
     vision,
 )
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
-    "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "joining", "linear", "masks", "matrices",
-    "movement", "normalise", "places", "pointwise", "pool", "products", "reduce", "uniform", "view", "vision",
+    "SAMPLES", "Net", "Sample", "contraction", "conv", "expansion", "free", "interactions", "joining", "linear",
+    "masks", "matrices", "movement", "normalise", "places", "pointwise", "pool", "products", "reduce", "view", "vision",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .across.constants import Constants
+from .interactions.constants import Constants
 from .table import A, B, conv, free, image, linear, tokens
 
 A2 = f"{A}#2"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .across.constants import Constants
+from .interactions.constants import Constants
 from .table import A, B, conv, free, image, linear, net, tokens
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fxprune.passes.report.folded import Folded
+from fxprune.passes.report.fold_summary import Folded
 from fxprune.passes.report.metrics import Metrics
 from fxprune.passes.report.recording import Reason, Recording, ShownImage
 from fxprune.passes.report.results import Result

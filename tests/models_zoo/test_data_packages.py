@@ -9,7 +9,7 @@ import torch
 
 from fxprune.errors import DataError, OptionError
 from fxprune.models_zoo.data import load_data
-from fxprune.models_zoo.data.packaged import load_packaged
+from fxprune.models_zoo.data.packages import load_packaged
 from fxprune.passes.options import Images
 
 

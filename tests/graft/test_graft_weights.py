@@ -65,5 +65,5 @@ class Fixed(Standardised):
 @pytest.mark.parametrize("layer", [Standardised(8, 12, 3, gain=False), Fixed(8, 12, 3)], ids=["no gain", "literal"])
 def test_what_no_tensors_give_is_refused_by_name(layer: nn.Module) -> None:
     net, narrow, _ = narrowed(Standardised(3, 8, 3), nn.ReLU(), layer, nn.Conv2d(12, 4, 3))
-    with pytest.raises(fxprune.GraftError, match=r"computes `2\.weight` at graft/test_graft_computed\.py:\d+"):
+    with pytest.raises(fxprune.GraftError, match=r"computes `2\.weight` at graft/test_graft_weights\.py:\d+"):
         fxprune.graft(net, narrow)

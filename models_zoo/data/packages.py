@@ -14,8 +14,8 @@ from fxprune.errors import DataError
 from fxprune.passes.options import Images
 
 from .dataset import Data
+from .grey_images import GreyImages, data_in_memory
 from .idx import read_idx_folder
-from .in_memory import GreyImages, data_in_memory
 
 TEST_SHARE = 0.2
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

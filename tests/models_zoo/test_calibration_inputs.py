@@ -10,9 +10,9 @@ from helpers.tiny import tiny_data
 from PIL import Image
 
 from fxprune.errors import DataError
+from fxprune.models_zoo.data.calibration_inputs import read_images, unlabelled
 from fxprune.models_zoo.data.load import load_data
 from fxprune.models_zoo.data.preprocessing import Preprocessing, preprocessing_for
-from fxprune.models_zoo.data.unlabelled import read_images, unlabelled
 
 GREY = Preprocessing((1, 8, 8), (0.5,), (0.5,), 1.0, "bilinear")
 

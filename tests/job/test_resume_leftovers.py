@@ -17,8 +17,8 @@ from helpers.jobs.small_job import broken_off, compress, numbers, tiny_data
 import fxprune
 import fxprune.passes.job.compression
 from fxprune.errors import CheckpointError, StoppedError
-from fxprune.passes.job.finished import unseen
 from fxprune.passes.job.resume import _identity, files_read
+from fxprune.passes.job.reuse import unseen
 from fxprune.passes.options import Job
 from fxprune.passes.store import Checkpoint
 from fxprune.passes.train.loop import Training
