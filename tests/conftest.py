@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.processes.forks import forks
 from helpers.processes.scheduler import Restarting
-from helpers.untimed import time_nothing
+from helpers.timings import time_nothing
 
 # No test looks at logs, and pytest would put handlers on sixty loggers six times for each test.
 logging.lastResort = logging.NullHandler()
@@ -23,12 +23,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_configure(config):
     """Load PyTorch where tests run; the process that hands them out would load it before the workers start."""
     if config.getoption("dist", "no") == "no" or config.option.collectonly:
-        import helpers.prepared  # noqa: F401
+        import helpers.preparation  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
 def seeded():
-    from helpers.prepared import seed_all
+    from helpers.preparation import seed_all
 
     seed_all()
 

@@ -14,18 +14,18 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import ROOT
+from benchmarks.checks.check import Task, check
+from benchmarks.checks.journal import Journal, digest
+from benchmarks.checks.journal import sources as imported
+from benchmarks.checks.lines import lines, read_lines
+from benchmarks.checks.result import DEPTHS
 from benchmarks.grafts.rows import read_rows
+from benchmarks.networks.classes import entry_points, read
+from benchmarks.networks.torchvision import torchvision_points
 from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text
 
-from .check import Task, check
-from .classes import entry_points, read
-from .journal import Journal, digest
-from .journal import sources as imported
-from .lines import lines, read_lines
 from .report import page
-from .result import DEPTHS
-from .torchvision import torchvision_points
 
 WORK = ROOT / "build" / "coverage"
 DOCS = ROOT / "docs" / "reports"

@@ -8,14 +8,13 @@ from importlib.metadata import version
 from statistics import median
 from typing import Any
 
+from benchmarks.checks.journal import known_at
+from benchmarks.checks.reasons import reasons, reasons_of
+from benchmarks.checks.result import Result
+from benchmarks.networks.classes import EntryPoint
+from benchmarks.networks.torchvision import FRAMES, PREFIX
 from benchmarks.pages import fill
 from fxprune.arguments.batches import ANY_BATCH
-
-from .classes import EntryPoint
-from .journal import known_at
-from .reasons import reasons, reasons_of
-from .result import Result
-from .torchvision import FRAMES, PREFIX
 
 # A network of which less can be pruned needs a mathematical reason.
 LOW = 0.6

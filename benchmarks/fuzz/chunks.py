@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import ROOT
-from benchmarks.coverage.journal import digest, sources
+from benchmarks.checks.journal import digest, sources
 from benchmarks.runs import add_limits, append_row, read_rows, run_all
 
 WORK = ROOT / "build" / "fuzz"

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from tqdm import tqdm
 
 from benchmarks import ROOT
-from benchmarks.coverage.classes import EntryPoint, read
+from benchmarks.networks.classes import EntryPoint, read
 from benchmarks.pages import fill
 from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text

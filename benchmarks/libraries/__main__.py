@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import ROOT
-from benchmarks.coverage.journal import Journal, digest
-from benchmarks.coverage.journal import sources as imported
-from benchmarks.coverage.lines import lines, read_lines
+from benchmarks.checks.journal import Journal, digest
+from benchmarks.checks.journal import sources as imported
+from benchmarks.checks.lines import lines, read_lines
 from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text
 

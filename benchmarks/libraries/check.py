@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.coverage.check import Record, examine
+from benchmarks.checks.check import Record, examine
 
 from .networks import Network
 

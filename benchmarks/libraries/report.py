@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
-from benchmarks.coverage.reasons import reasons_of
+from benchmarks.checks.reasons import reasons_of
+from benchmarks.checks.result import Result
 from benchmarks.coverage.report import LOW, chapter, percent
-from benchmarks.coverage.result import Result
 from benchmarks.pages import fill
 
 from .networks import Network

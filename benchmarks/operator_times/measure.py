@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.speed.clock import cpu_seconds
+from benchmarks.machine import cpu_seconds
 from fxprune.costs import cost
 from fxprune.passes.onnx import onnx_runner
 from fxprune.pytorch.torch_private import TorchDispatchMode

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.coverage.classes import read
-from benchmarks.coverage.journal import digest, sources
+from benchmarks.checks.journal import digest, sources
+from benchmarks.networks.classes import read
 from benchmarks.pages import fill
 from benchmarks.runs import add_limits, append_row, newest_rows, run_all
 from benchmarks.trust_page import write_section

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 import fxprune
 from benchmarks import ROOT
-from benchmarks.speed.clock import MIB, cpu_seconds
+from benchmarks.machine import MIB, cpu_seconds
 from benchmarks.speed.figures import hook, made
 from fxprune.models_zoo.data import load_data
 from fxprune.passes.options import TrainOptions

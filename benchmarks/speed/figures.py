@@ -23,10 +23,9 @@ from torch import nn
 
 import fxprune
 from benchmarks import ROOT
+from benchmarks.machine import MIB, cpu_seconds, forget_peak, in_turns, resident
 from fxprune.models_zoo.networks import resnet56
 from fxprune.passes.onnx import onnx_runner
-
-from .clock import MIB, cpu_seconds, forget_peak, in_turns, resident
 
 Numbers = Mapping[str, float]
 

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.middle import Small
-from helpers.unequal import narrow_unequal
+from helpers.networks.middle import Small
+from helpers.rewrites.merges import narrow_unequal
 from samples import SAMPLES, Net, conv, free, linear
 from torch import nn
 

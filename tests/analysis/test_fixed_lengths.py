@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.lengths import lengths_told, runs_at
+from helpers.rewrites.lengths import lengths_told, runs_at
 from samples import Net, conv, linear
 from torch import nn
 

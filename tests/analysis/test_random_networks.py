@@ -8,7 +8,7 @@ import random
 import sys
 
 import pytest
-from helpers.broken import first_columns
+from helpers.faults import first_columns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.proved import CALLED, TARGETS, captured, narrowed, prove_all, proved
+from helpers.rewrites.proofs import CALLED, TARGETS, captured, narrowed, prove_all, proved
 from samples import SAMPLES
 
 import fxprune

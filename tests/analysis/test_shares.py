@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import fxprune
+from benchmarks.checks.check import Task, _form, facts_of
+from benchmarks.checks.lines import read_lines
 from benchmarks.coverage.__main__ import DOCS
-from benchmarks.coverage.check import Task, _form, facts_of
-from benchmarks.coverage.lines import read_lines
 
 # Cheap ones, of as many kinds of layers as possible.
 MODELS = (

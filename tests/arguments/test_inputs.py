@@ -7,8 +7,8 @@ import json
 
 import pytest
 import torch
-from helpers.argument_networks import IDS, MASK, NETWORKS, Both, Pyramid, Tokens, X, Y
-from helpers.unequal import narrow_unequal
+from helpers.networks.arguments import IDS, MASK, NETWORKS, Both, Pyramid, Tokens, X, Y
+from helpers.rewrites.merges import narrow_unequal
 from samples import conv
 from torch import nn
 

@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 
-from benchmarks.coverage.classes import read
 from benchmarks.grafts.__main__ import is_complete, page
 from benchmarks.grafts.check import SMALLER, check
 from benchmarks.grafts.interface import untrue
 from benchmarks.grafts.rows import COLUMNS, read_rows
+from benchmarks.networks.classes import read
 
 
 def row(verdict: str, reason: str = "") -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.proved import narrowed, proved
+from helpers.rewrites.proofs import narrowed, proved
 from samples import SAMPLES
 
 from fxprune.arguments.inputs import batch_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.merges import narrow_unequal
 from torch import nn
 
 import fxprune

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.middle import IMAGES, Small, drawn
+from helpers.networks.middle import IMAGES, Small, drawn
 from torch import cond, is_autocast_enabled, nn
 from torch import is_grad_enabled as records
 from torch._higher_order_ops.map import map as mapped

@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.hand_made import randomise
+from helpers.couplings.cases import randomise
 from torch import nn
 
 from fxprune.capture import attention

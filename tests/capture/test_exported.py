@@ -7,7 +7,7 @@ import operator
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.merges import narrow_unequal
 from samples import Net, conv, linear
 from torch import nn
 

@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-from helpers.middle import IMAGES, Small
+from helpers.networks.middle import IMAGES, Small
 
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import capture

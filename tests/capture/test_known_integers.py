@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.middle import IMAGES, Small
+from helpers.networks.middle import IMAGES, Small
 
 import fxprune
 from fxprune.capture import capture

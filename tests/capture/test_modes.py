@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.middle import IMAGES, Small, drawn
+from helpers.networks.middle import IMAGES, Small, drawn
 
 import fxprune
 from fxprune.capture.trace import capture

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.middle import IMAGES, Small
+from helpers.networks.middle import IMAGES, Small
 
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture import capture

@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from helpers.middle import IMAGES, Small
+from helpers.networks.middle import IMAGES, Small
 from torch import nn
 
 import fxprune

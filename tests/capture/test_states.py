@@ -14,7 +14,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers.middle import IMAGES, Small
+from helpers.networks.middle import IMAGES, Small
 
 import fxprune
 from fxprune.errors import CaptureError

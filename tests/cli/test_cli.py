@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.command_line import RESULTS, SMALL, Small, enter, left, run
 from helpers.jobs.damage import list_again
-from helpers.untimed import time_nothing
+from helpers.timings import time_nothing
 
 import fxprune
 from fxprune.cli.commands.export import FORMATS

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from helpers.command_line import SMALL, Small, enter, left, run
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 
 import fxprune

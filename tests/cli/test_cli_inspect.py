@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 from helpers.command_line import Small, enter, run
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from timm.models import save_for_hf
 from torch import nn
 

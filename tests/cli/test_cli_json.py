@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import SMALL, Small, enter, run
-from helpers.untimed import time_nothing
+from helpers.timings import time_nothing
 
 import fxprune
 from fxprune.cli.commands import inspect

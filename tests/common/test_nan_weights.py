@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import planned
+from helpers.jobs.inputs import planned
 
 import fxprune
 from fxprune.errors import ModelError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.hand_made import Normed, Plain, normed, plain
+from helpers.couplings.cases import Normed, Plain, normed, plain
 from torch import nn
 
 from fxprune.analysis import couple

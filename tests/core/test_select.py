@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.hand_made import normed, plain
-from helpers.unequal import narrow_unequal
+from helpers.couplings.cases import normed, plain
+from helpers.rewrites.merges import narrow_unequal
 from torch import nn
 
 import fxprune

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.csgd_made import assert_shrunk, away
+from helpers.csgd.steps import assert_shrunk, away
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.csgd_made import OPTIMIZERS, PLAIN, SQUARE, assert_shrunk, away, backward, plan_of, steps
-from helpers.hand_made import Plain, plain, square
+from helpers.couplings.cases import Plain, plain, square
+from helpers.csgd.steps import OPTIMIZERS, PLAIN, SQUARE, assert_shrunk, away, backward, plan_of, steps
 from timm.optim import MADGRAD, Lamb
 
 import fxprune

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.csgd_made import OPTIMIZERS, PLAIN, backward, plan_of
-from helpers.hand_made import plain
+from helpers.couplings.cases import plain
+from helpers.csgd.steps import OPTIMIZERS, PLAIN, backward, plan_of
 
 from fxprune.passes.csgd.hook import csgd
 from fxprune.passes.csgd.law import solve_strength

@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, plan_of, started, steps
-from helpers.hand_made import Plain, plain
+from helpers.couplings.cases import Plain, plain
+from helpers.csgd.steps import PLAIN, plan_of, started, steps
 from timm.optim import Lion
 from torch import nn
 

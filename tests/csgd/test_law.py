@@ -8,8 +8,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, SQUARE, away, backward, plan_of, steps
-from helpers.hand_made import plain, square
+from helpers.couplings.cases import plain, square
+from helpers.csgd.steps import PLAIN, SQUARE, away, backward, plan_of, steps
 from timm.optim import Lion
 
 from fxprune.errors import OptionError

@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 import torch
-from helpers.csgd_made import backward, started
+from helpers.csgd.steps import backward, started
 from timm.optim import Lamb, Lookahead
 
 from fxprune.passes.csgd.bundles import is_foreign

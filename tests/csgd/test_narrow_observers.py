@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, backward, plan_of, started, steps
-from helpers.hand_made import plain
+from helpers.couplings.cases import plain
+from helpers.csgd.steps import PLAIN, backward, plan_of, started, steps
 from timm.optim import Lamb
 
 from fxprune.errors import OptionError

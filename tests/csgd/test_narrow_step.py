@@ -10,8 +10,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from helpers.csgd_made import CHOSEN, PLAIN, assert_shrunk, away, backward, copies, plan_of, steps
-from helpers.hand_made import plain
+from helpers.couplings.cases import plain
+from helpers.csgd.steps import CHOSEN, PLAIN, assert_shrunk, away, backward, copies, plan_of, steps
 from timm.optim import Lamb
 
 from fxprune.errors import OptionError

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers.csgd_reference import Reference, adamw, sgd
+from helpers.csgd.reference import Reference, adamw, sgd
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn

@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.csgd_made import PLAIN, plan_of
-from helpers.hand_made import plain
+from helpers.couplings.cases import plain
+from helpers.csgd.steps import PLAIN, plan_of
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel

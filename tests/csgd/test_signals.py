@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, assert_shrunk, away, backward, plan_of, started, steps
+from helpers.csgd.steps import PLAIN, assert_shrunk, away, backward, plan_of, started, steps
 
 from fxprune.passes.csgd import means
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers.csgd_made import CHOSEN, PLAIN, assert_shrunk, away, backward, copies, plan_of, started, steps
+from helpers.csgd.steps import CHOSEN, PLAIN, assert_shrunk, away, backward, copies, plan_of, started, steps
 
 
 def test_a_step_that_fails_inside_the_optimizer_leaves_no_trace(monkeypatch):

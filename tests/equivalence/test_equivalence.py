@@ -9,7 +9,7 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.middle import IMAGES, Small, drawn
+from helpers.networks.middle import IMAGES, Small, drawn
 from torch import nn
 
 import fxprune

@@ -9,7 +9,7 @@ import types
 
 import pytest
 import torch
-from helpers.middle import IMAGES, Small
+from helpers.networks.middle import IMAGES, Small
 from torch import nn
 
 import fxprune

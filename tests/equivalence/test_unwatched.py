@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.middle import IMAGES, Small
+from helpers.networks.middle import IMAGES, Small
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode as watched
 

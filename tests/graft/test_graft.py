@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
-from helpers.unequal import narrow_randomised
+from helpers.rewrites.merges import narrow_randomised
 from torch import Tensor, nn
 
 import fxprune

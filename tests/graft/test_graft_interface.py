@@ -7,7 +7,7 @@ import functools
 import pytest
 import timm
 import torch
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from torch import Tensor, nn
 
 import fxprune

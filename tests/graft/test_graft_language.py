@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from torch import Tensor, nn
 
 import fxprune

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 
 import fxprune
 import fxprune.timm  # timm builds narrow networks after this

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.command_line import run
-from helpers.tiny import Tiny, tiny_data
+from helpers.jobs.inputs import Tiny, tiny_data
 
 import fxprune
 from fxprune.arguments.batches import BatchRange

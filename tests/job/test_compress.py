@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 import torch
-from helpers.tiny import Tiny, planned, tiny_data
+from helpers.jobs.inputs import Tiny, planned, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError, PlanError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.command_line import enter, run
-from helpers.tiny import Tiny, tiny_data
+from helpers.jobs.inputs import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError

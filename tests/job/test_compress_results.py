@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from helpers.tiny import Tiny, tiny_data
-from helpers.untimed import time_nothing
+from helpers.jobs.inputs import Tiny, tiny_data
+from helpers.timings import time_nothing
 
 import fxprune
 from fxprune.cli import main

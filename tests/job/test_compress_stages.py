@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from helpers.tiny import Tiny, tiny_data
+from helpers.jobs.inputs import Tiny, tiny_data
 from torch import nn
 
 import fxprune

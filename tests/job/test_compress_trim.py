@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import planned, tiny_data
+from helpers.jobs.inputs import planned, tiny_data
 
 from fxprune.errors import VerifyError
 from fxprune.passes.csgd.tied import Deviation

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import Tiny, tiny_data
+from helpers.jobs.inputs import Tiny, tiny_data
 from PIL import Image
 from torch import nn
 

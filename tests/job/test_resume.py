@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from helpers.jobs.small_job import Tiny, broken_off, compress, numbers, run_until, tiny_data
+from helpers.jobs.compression import Tiny, broken_off, compress, numbers, run_until, tiny_data
 from helpers.processes.fork_server import start
 from torch import nn
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from helpers.command_line import CHECKPOINTS, SMALL, enter, files, left, run
-from helpers.jobs.small_job import broken_off, compress, numbers, tiny_data
+from helpers.jobs.compression import broken_off, compress, numbers, tiny_data
 
 import fxprune
 import fxprune.passes.job.compression

@@ -12,8 +12,8 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.jobs import report_made
-from helpers.jobs.small_job import Tiny, tiny_data
+from helpers.jobs import reports
+from helpers.jobs.compression import Tiny, tiny_data
 from torch import nn
 
 import fxprune
@@ -153,7 +153,7 @@ def test_advice_goes_by_the_direction_of_the_metric(first, last, rises, said, do
 
 def test_values_below_zero_are_drawn(done, tmp_path):
     shown = replace(done, stages=tuple(replace(row, value=-2.0 - i) for i, row in enumerate(done.stages)))
-    write_report(report_made.write(tmp_path / "out", shown), "out")
+    write_report(reports.write(tmp_path / "out", shown), "out")
     drawn = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert all(0 <= float(width) <= WIDTH for width in re.findall(r'<rect x="0" [^>]*width="(.*?)"', drawn))
 

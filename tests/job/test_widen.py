@@ -6,10 +6,10 @@ import functools
 
 import pytest
 import torch
-from helpers.hand_made import normed, plain
-from helpers.tiny import tiny_data
-from helpers.tower import tower
-from helpers.unequal import narrow_unequal
+from helpers.couplings.cases import normed, plain
+from helpers.couplings.tower import tower
+from helpers.jobs.inputs import tiny_data
+from helpers.rewrites.merges import narrow_unequal
 
 import fxprune
 from fxprune.errors import ModelError, OptionError, PlanError

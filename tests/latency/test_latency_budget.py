@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from helpers.tower import tower
+from helpers.couplings.tower import tower
 
 import fxprune
 from fxprune.costs import cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.command_line import Small
-from helpers.tower import tower
+from helpers.couplings.tower import tower
 
 import fxprune
 from fxprune.common import progress

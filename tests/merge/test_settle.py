@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.tiny import planned, tiny_data
+from helpers.jobs.inputs import planned, tiny_data
 from torch import nn
 
 import fxprune

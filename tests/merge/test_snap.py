@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.hand_made import Normed, Plain, normed, plain, square
-from helpers.tiny import planned
+from helpers.couplings.cases import Normed, Plain, normed, plain, square
+from helpers.jobs.inputs import planned
 from samples import Net
 from torch import nn
 

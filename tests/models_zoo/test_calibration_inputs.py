@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.image_folder import timm_leaves_files_open
-from helpers.tiny import tiny_data
+from helpers.jobs.inputs import tiny_data
 from PIL import Image
 
 from fxprune.errors import DataError

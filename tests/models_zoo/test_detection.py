@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.merges import narrow_unequal
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator

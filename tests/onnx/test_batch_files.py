@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.batches import BOUNDS, IMAGES, deciding, narrowed, net
+from helpers.networks.batches import BOUNDS, IMAGES, deciding, narrowed, net
 from samples.table import Net, conv, linear
 
 import fxprune

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.batches import BOUNDS, IMAGES, deciding, narrowed, net, several
+from helpers.networks.batches import BOUNDS, IMAGES, deciding, narrowed, net, several
 
 import fxprune
 from fxprune.arguments.batches import BatchRange, batch_range, graph_batches

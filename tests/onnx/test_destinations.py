@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 
 import fxprune

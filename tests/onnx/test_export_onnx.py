@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.hand_made import Plain, randomise
+from helpers.couplings.cases import Plain, randomise
 from torch import nn
 
 from fxprune.errors import ExportError, OptionError

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 from helpers import onnx_table
-from helpers.hand_made import Plain, randomise
+from helpers.couplings.cases import Plain, randomise
 from torch import nn
 
 from fxprune.errors import CheckpointError, ExportError

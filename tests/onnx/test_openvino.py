@@ -7,7 +7,7 @@ import sys
 import pytest
 import timm
 import torch
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.merges import narrow_unequal
 from torch import nn
 
 import fxprune

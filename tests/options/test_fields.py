@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from helpers.jobs.every_option import Base, Every
+from helpers.jobs.options import Base, Every
 
 from fxprune.common.choices import closest
 from fxprune.errors import OptionError

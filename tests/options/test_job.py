@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import Tiny, tiny_data
+from helpers.jobs.inputs import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError

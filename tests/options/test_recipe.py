@@ -7,7 +7,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from helpers.jobs.every_option import Every
+from helpers.jobs.options import Every
 
 from fxprune.errors import OptionError
 from fxprune.passes.options import FoldJob

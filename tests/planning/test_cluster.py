@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import planned
+from helpers.jobs.inputs import planned
 from torch import nn
 
 import fxprune

@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers.hand_made import normed, plain, square
-from helpers.tower import after, tower
+from helpers.couplings.cases import normed, plain, square
+from helpers.couplings.tower import after, tower
 
 import fxprune
 from fxprune.costs import cost

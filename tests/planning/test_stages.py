@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.hand_made import randomise
-from helpers.tower import tower
-from helpers.unequal import narrow_unequal
+from helpers.couplings.cases import randomise
+from helpers.couplings.tower import tower
+from helpers.rewrites.merges import narrow_unequal
 from torch import nn
 
 import fxprune

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.benchmarks.photos import made_packages, small_mobilenet
-from helpers.few_digits import take_few_digits
+from helpers.digits import take_few_digits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # Few epochs: what they learn does not matter here.

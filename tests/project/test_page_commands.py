@@ -10,10 +10,10 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
-from helpers.few_digits import take_few_digits
+from helpers.digits import take_few_digits
 from helpers.image_folder import make_folder, timm_leaves_files_open
 from helpers.pages import PAGES, blocks, read
-from helpers.untimed import time_nothing
+from helpers.timings import time_nothing
 
 from fxprune.cli.main import COMMANDS, _parser, main
 from fxprune.models_zoo import registry

@@ -15,7 +15,7 @@ import timm
 import torch
 from helpers.image_folder import timm_leaves_files_open
 from helpers.pages import PAGES, ROOT, blocks, read, run_python, shows
-from helpers.untimed import time_nothing
+from helpers.timings import time_nothing
 
 import fxprune
 from fxprune.cli.main import SHELLS, _parser, main

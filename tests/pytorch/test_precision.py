@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.merges import narrow_unequal
 from samples import conv
 from torch import nn
 

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import images, planned
+from helpers.jobs.inputs import images, planned
 from samples import SAMPLES
 from torch import nn
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import images, planned
+from helpers.jobs.inputs import images, planned
 from samples import Net
 from torch import nn
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import images
+from helpers.jobs.inputs import images
 from torch import nn
 
 import fxprune

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, backward, plan_of
-from helpers.hand_made import plain
+from helpers.couplings.cases import plain
+from helpers.csgd.steps import PLAIN, backward, plan_of
 
 import fxprune
 from fxprune.passes.report.metrics import METRICS, Metrics

@@ -9,7 +9,7 @@ import subprocess
 import threading
 
 import pytest
-from helpers.jobs import report_made
+from helpers.jobs import reports
 
 from fxprune.passes.report.write import write_report
 
@@ -47,7 +47,7 @@ class Folder(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def served(tmp_path):
     """Write a report, and serve it: the address, and every path that is asked for."""
-    folder = report_made.write(tmp_path / "out", report_made.result(tmp_path / "out"), report_made.recording("n" * 200))
+    folder = reports.write(tmp_path / "out", reports.result(tmp_path / "out"), reports.recording("n" * 200))
     write_report(folder, "out")
     (folder / "frames.html").write_text(FRAMES)
     handler = type("Handler", (Folder,), {"asked": []})

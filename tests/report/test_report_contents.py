@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.hand_made import plain
-from helpers.jobs import report_made
+from helpers.couplings.cases import plain
+from helpers.jobs import reports
 from PIL import Image
 from torch import nn
 
@@ -60,7 +60,7 @@ def test_many_groups_are_added_up_by_part():
     [(90, 0.25, "It lost 8.00 points"), (98, 0.25, "ask for a smaller share"), (97, 0.9, "0.90 of the time for 0.25")],
 )
 def test_advice_goes_by_the_numbers(tmp_path, correct, onnx_ms, said):
-    found = report_made.result(tmp_path)
+    found = reports.result(tmp_path)
     *rows, last = found.stages
     last = replace(last, correct=correct, onnxruntime_ms=onnx_ms)
     words = [each.words for each in advice_for(replace(found, stages=(*rows, last)), "out")]
@@ -70,7 +70,7 @@ def test_advice_goes_by_the_numbers(tmp_path, correct, onnx_ms, said):
 
 def test_the_command_has_what_is_not_by_default(tmp_path):
     options = {"model": "a net", "data": "digits", "keep": 0.5, "widths": {"a": 1}, "seed": 0, "coupled": True}
-    found = report_made.result(tmp_path, options=options | {"only": ["x", "y"], "progress": False})
+    found = reports.result(tmp_path, options=options | {"only": ["x", "y"], "progress": False})
     whole = " ".join(command_of(found, ()))
     assert whole == "fxprune compress --model 'a net' --data digits --keep 0.5 --widths a=1 --only x y --coupled"
     assert " ".join(command_of(found, ("model",))).startswith("fxprune compress --data digits")

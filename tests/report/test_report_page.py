@@ -9,7 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from helpers.jobs import report_made
+from helpers.jobs import reports
 from helpers.jobs.damage import list_again
 
 from fxprune.cli import main
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def folder(tmp_path):
-    return report_made.write(tmp_path / "out", report_made.result(tmp_path / "out"), report_made.recording())
+    return reports.write(tmp_path / "out", reports.result(tmp_path / "out"), reports.recording())
 
 
 def page_of(folder, shown="out"):
@@ -90,8 +90,8 @@ def test_a_page_has_every_section_and_every_picture_describes_itself(folder):
 
 
 def test_a_fold_has_a_page_without_training(tmp_path):
-    found = report_made.fold_result(tmp_path, pairs=17)
-    page = page_of(report_made.write(tmp_path, found, report_made.recording()))
+    found = reports.fold_result(tmp_path, pairs=17)
+    page = page_of(reports.write(tmp_path, found, reports.recording()))
     assert " ".join(page.words).count("medians of 17 pairs, wide and narrow in turn") == 2  # picture, table
     assert headings(tmp_path) == SECTIONS
     text = " ".join(page.words)
@@ -107,7 +107,7 @@ def test_the_words_have_what_the_pictures_draw(folder):
 
 
 def test_a_folder_of_an_earlier_version_leaves_sections_out_with_a_word(tmp_path):
-    page = page_of(report_made.write(tmp_path, report_made.result(tmp_path)))
+    page = page_of(reports.write(tmp_path, reports.result(tmp_path)))
     gone = ("ONNX by batch", "Test images", "What stays as it is, and why", "Every group")
     assert headings(tmp_path) == [each for each in SECTIONS if each not in gone]
     assert "which an earlier version" in " ".join(page.words)
@@ -116,9 +116,9 @@ def test_a_folder_of_an_earlier_version_leaves_sections_out_with_a_word(tmp_path
 
 
 def test_what_files_say_never_becomes_markup(tmp_path):
-    found = report_made.result(tmp_path, HOSTILE)
-    folder = report_made.write(tmp_path, found, report_made.recording(HOSTILE))
-    plain_page = page_of(report_made.write(tmp_path / "b", report_made.result("b"), report_made.recording()))
+    found = reports.result(tmp_path, HOSTILE)
+    folder = reports.write(tmp_path, found, reports.recording(HOSTILE))
+    plain_page = page_of(reports.write(tmp_path / "b", reports.result("b"), reports.recording()))
     page = page_of(folder, HOSTILE)
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain_page.tags]
     assert {name for _, attributes in page.tags for name in attributes if name.startswith("on")} == set()
@@ -209,7 +209,7 @@ def test_a_report_that_fails_does_not_end_a_job_but_a_full_disk_does(tmp_path, m
 
         return call
 
-    found = report_made.result(tmp_path)
+    found = reports.result(tmp_path)
     monkeypatch.setattr(result_files, "write_report", fails(ZeroDivisionError("of ours")))
     result_files.write_result(found, tmp_path)
     assert "the report was not written: ZeroDivisionError" in capsys.readouterr().err
@@ -220,18 +220,18 @@ def test_a_report_that_fails_does_not_end_a_job_but_a_full_disk_does(tmp_path, m
 
 
 def test_a_recording_is_read_as_it_was_written(folder):
-    assert read_recording(folder) == report_made.recording()
+    assert read_recording(folder) == reports.recording()
     assert read_recording(folder / "absent") is None
 
 
 def test_verdicts_fail_where_numbers_do(tmp_path):
-    good = report_made.result(tmp_path)
+    good = reports.result(tmp_path)
     assert all(verdict.holds for verdict in verdicts_of(good))
     *rows, narrow, exported = good.stages
     stages = *rows, replace(narrow, changed=2), replace(exported, changed=2)
     bad = replace(good, stages=stages, max_rel_error=1e-3, onnx_rel_error=1e-3, deviation=0.5, snap_changed=5)
     assert not any(verdict.holds for verdict in verdicts_of(bad))
-    page = page_of(report_made.write(tmp_path, bad, report_made.recording()))
+    page = page_of(reports.write(tmp_path, bad, reports.recording()))
     assert "✗ A check does not hold: see below." in page.words
 
 

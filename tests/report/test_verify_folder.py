@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs.report_made import result
-from helpers.unequal import narrow_snapped
+from helpers.jobs.reports import result
+from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 
 import fxprune

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from helpers.unequal import attention, halved, heads, merged, narrow_snapped
+from helpers.rewrites.merges import attention, halved, heads, merged, narrow_snapped
 from samples import linear
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.unequal import halved
+from helpers.rewrites.merges import halved
 from torch import nn
 
 import fxprune

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.unequal import attention, heads, merged
+from helpers.rewrites.merges import attention, heads, merged
 from torch import nn
 
 import fxprune

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.other_sizes import assert_same, images, made
+from helpers.rewrites.sizes import assert_same, images, made
 from samples import Net, conv, free
 from torch import nn
 

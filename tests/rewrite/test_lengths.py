@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.lengths import lengths_told, runs_at
-from helpers.other_sizes import assert_same, images, made, shares_of_rows
+from helpers.rewrites.lengths import lengths_told, runs_at
+from helpers.rewrites.sizes import assert_same, images, made, shares_of_rows
 from samples import Net, conv, free, linear
 from torch import nn
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.layer_truth import assert_layers_tell_the_truth
-from helpers.proved import narrowed, proved
-from helpers.unequal import halved as half_of
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.attributes import assert_layers_tell_the_truth
+from helpers.rewrites.merges import halved as half_of
+from helpers.rewrites.merges import narrow_unequal
+from helpers.rewrites.proofs import narrowed, proved
 from samples import SAMPLES, Net, conv, linear
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.layer_truth import assert_layers_tell_the_truth
-from helpers.unequal import snapped_and_narrow
+from helpers.rewrites.attributes import assert_layers_tell_the_truth
+from helpers.rewrites.merges import snapped_and_narrow
 
 import fxprune
 from fxprune.models_zoo.registry import create_model

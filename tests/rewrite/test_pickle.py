@@ -12,7 +12,7 @@ import joblib
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 
 import fxprune

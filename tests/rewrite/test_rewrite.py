@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.unequal import halved as half_of
-from helpers.unequal import narrow_unequal, snapped_and_narrow
+from helpers.rewrites.merges import halved as half_of
+from helpers.rewrites.merges import narrow_unequal, snapped_and_narrow
 from samples import SAMPLES, Net, conv, linear
 from torch import nn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.unequal import attention, heads, merged, narrow_snapped
+from helpers.rewrites.merges import attention, heads, merged, narrow_snapped
 from samples import linear
 from torch import nn
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.other_sizes import assert_same, images, made, shares_of_rows
+from helpers.rewrites.sizes import assert_same, images, made, shares_of_rows
 from samples import Net, conv, linear
 
 import fxprune

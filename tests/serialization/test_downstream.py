@@ -9,7 +9,7 @@ import onnx
 import pytest
 import timm
 import torch
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.merges import narrow_unequal
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from sklearn.datasets import load_digits
 from torch import nn

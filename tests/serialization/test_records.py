@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 from torch.utils import _pytree as pytree
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 
 import fxprune

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.hand_made import Normed, Plain, randomise
+from helpers.couplings.cases import Normed, Plain, randomise
 from helpers.jobs.damage import list_again
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.merges import narrow_unequal
 from torch import nn
 
 import fxprune

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from helpers.hand_made import Plain, randomise
+from helpers.couplings.cases import Plain, randomise
 from helpers.jobs.damage import list_again
-from helpers.unequal import narrow_unequal
+from helpers.rewrites.merges import narrow_unequal
 from safetensors.torch import load_file, save_file
 
 import fxprune

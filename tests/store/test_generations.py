@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import Tiny
-from helpers.unequal import narrow_snapped
+from helpers.jobs.inputs import Tiny
+from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 
 import fxprune

@@ -7,7 +7,7 @@ import os
 
 import pytest
 from helpers.jobs.folders import write, written
-from helpers.tiny import Tiny, tiny_data
+from helpers.jobs.inputs import Tiny, tiny_data
 
 import fxprune
 import fxprune.passes.job.compression

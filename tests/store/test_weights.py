@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.hand_made import Normed, Plain, filled, same_state
+from helpers.couplings.cases import Normed, Plain, filled, same_state
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from helpers.hand_made import filled, same_state
+from helpers.couplings.cases import filled, same_state
 from torch import nn
 
 from fxprune.errors import CheckpointError

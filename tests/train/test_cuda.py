@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.csgd_made import PLAIN, away, plan_of
-from helpers.hand_made import plain
-from helpers.jobs import small_job
-from helpers.unequal import narrow_unequal
+from helpers.couplings.cases import plain
+from helpers.csgd.steps import PLAIN, away, plan_of
+from helpers.jobs import compression
+from helpers.rewrites.merges import narrow_unequal
 from safetensors.torch import load_file
 from samples import SAMPLES
 from torch.nn.parallel import DistributedDataParallel
@@ -78,7 +78,7 @@ def test_the_law_of_the_hook_with_nccl(tmp_path):
 @pytest.mark.parametrize("amp", [None, "float16", "bfloat16"])
 def test_broken_off_and_resumed_a_job_ends_where_the_undisturbed_one_does(tmp_path, monkeypatch, amp):
     options = {"device": DEVICE.type, **({"amp": amp} if amp else {})}
-    small_job.compress(tmp_path / "one", **options)
+    compression.compress(tmp_path / "one", **options)
     take, calls = Training.train_step, []
 
     def dying(*args, **kwargs):
@@ -89,9 +89,9 @@ def test_broken_off_and_resumed_a_job_ends_where_the_undisturbed_one_does(tmp_pa
 
     monkeypatch.setattr(Training, "train_step", dying)
     with pytest.raises(StoppedError):
-        small_job.compress(tmp_path / "two", **options)
+        compression.compress(tmp_path / "two", **options)
     monkeypatch.undo()
-    small_job.compress(tmp_path / "two", resume="auto", **options)
+    compression.compress(tmp_path / "two", resume="auto", **options)
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     # Sums by atomic operations come in any order; another stream of dropout moves weights by 1e-2 and more.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.points import linear, points
-from helpers.tiny import Tiny, planned, tiny_data
+from helpers.jobs.inputs import Tiny, planned, tiny_data
+from helpers.networks.points import linear, points
 
 import fxprune
 from fxprune.errors import DivergedError, OptionError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.image_folder import make_folder, timm_leaves_files_open
-from helpers.points import linear, points, weights
+from helpers.networks.points import linear, points, weights
 from torch import nn
 
 from fxprune.errors import DivergedError

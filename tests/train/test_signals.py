@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from helpers.points import linear, points, weights
+from helpers.networks.points import linear, points, weights
 
 from fxprune.errors import StoppedError
 from fxprune.passes.distributed.ranks import Ranks

@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers.points import linear, points, weights
+from helpers.networks.points import linear, points, weights
 from torch import nn
 
 from fxprune.common.random import seeded

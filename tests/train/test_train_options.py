@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.csgd_made import PLAIN, assert_shrunk, away, plan_of
-from helpers.hand_made import plain
-from helpers.points import linear, points, weights
+from helpers.couplings.cases import plain
+from helpers.csgd.steps import PLAIN, assert_shrunk, away, plan_of
+from helpers.networks.points import linear, points, weights
 from timm.optim import Lookahead
 from torch import nn
 

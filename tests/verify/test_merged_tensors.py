@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers.tiny import planned
+from helpers.jobs.inputs import planned
 
 import fxprune
 from fxprune.passes.merge.snap import snap

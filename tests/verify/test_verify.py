@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from helpers.hand_made import Plain, randomise
+from helpers.couplings.cases import Plain, randomise
 from torch import nn
 
 import fxprune

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 from helpers.benchmarks.coverage import FAILED, FULL, POINTS, result
 
-from benchmarks.coverage.classes import EntryPoint
-from benchmarks.coverage.reasons import reasons, reasons_of
+from benchmarks.checks.reasons import reasons, reasons_of
+from benchmarks.checks.result import FrozenReason
 from benchmarks.coverage.report import page
-from benchmarks.coverage.result import FrozenReason
+from benchmarks.networks.classes import EntryPoint
 
 
 def test_reasons_add_up_over_networks_whatever_the_names():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.hand_made import normed, plain
-from helpers.tower import tower
+from helpers.couplings.cases import normed, plain
+from helpers.couplings.tower import tower
 
 import fxprune
 from benchmarks.results.rivals.greedy import loss_curve, slopes_of, widths_by_loss

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.coverage.classes import EntryPoint
-from benchmarks.coverage.result import FrozenReason, Result
+from benchmarks.checks.result import FrozenReason, Result
+from benchmarks.networks.classes import EntryPoint
 
 EXAMPLE = (torch.empty(2, 3, 8, 8, device="meta"),)
 

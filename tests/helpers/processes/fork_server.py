@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.process import PRELOAD, run_each
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_LOADED = (*PRELOAD, "helpers.processes.loaded")
+_LOADED = (*PRELOAD, "helpers.processes.libraries")
 
 
 def preload():

@@ -23,8 +23,8 @@ from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.planning.plan import plan
 from fxprune.passes.train.evaluate import evaluate
 from fxprune.passes.train.fit import train
-from helpers.jobs import small_job
-from helpers.points import points
+from helpers.jobs import compression
+from helpers.networks.points import points
 
 DEVICE = torch.device("cpu")
 
@@ -167,13 +167,13 @@ def main(folder: Path) -> None:
         }
         found = {name: outcome(call) for name, call in calls.items()}
     rank = ranks.rank
-    found["undisturbed"] = str(small_job.compress(folder / "undisturbed"))
+    found["undisturbed"] = str(compression.compress(folder / "undisturbed"))
     if rank == 1:
-        small_job.dies("fxprune.passes.train.step:Step.apply", 15, "SIGTERM")
-    found["stopped"] = outcome(lambda: small_job.compress(folder / "resumed"))
+        compression.dies("fxprune.passes.train.step:Step.apply", 15, "SIGTERM")
+    found["stopped"] = outcome(lambda: compression.compress(folder / "resumed"))
     with joined(DEVICE) as ranks:  # neither process goes on, and writes there again, before both have looked
         found["checkpoints"] = ranks.share(lambda: sorted(path.name for path in (folder / "resumed").rglob("*")))
-    found["resumed"] = str(small_job.compress(folder / "resumed", resume="auto"))
+    found["resumed"] = str(compression.compress(folder / "resumed", resume="auto"))
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 

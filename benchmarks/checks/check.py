@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fxprune
+from benchmarks.networks.forms import Form, native_form, small_form
+from benchmarks.networks.torchvision import PREFIX, TorchvisionForm, torchvision_form
 from fxprune.arguments.batches import admitted, graph_batches
 from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.costs import cost
@@ -27,9 +29,7 @@ from fxprune.passes.rewrite import merged_by
 from fxprune.passes.verify import random_batch, randomised, scattered
 from fxprune.plans import Plan
 
-from .network import Form, native_form, small_form
 from .result import FrozenReason
-from .torchvision import PREFIX, TorchvisionForm, torchvision_form
 
 Record = Callable[..., None]
 

@@ -1,6 +1,6 @@
 """List the entry point of timm with the fewest parameters for each model class.
 
-``python -m benchmarks.coverage.classes`` writes ``timm_classes.csv`` again. It builds every entry point once, on the
+``python -m benchmarks.networks.classes`` writes ``timm_classes.csv`` again. It builds every entry point once, on the
 meta device; nothing is downloaded.
 """
 

@@ -6,9 +6,9 @@ import csv
 
 from helpers.benchmarks.coverage import FAILED, FULL, result
 
+from benchmarks.checks.lines import lines, read_lines
+from benchmarks.checks.result import DEPTHS, FrozenReason
 from benchmarks.coverage import __main__ as coverage
-from benchmarks.coverage.lines import lines, read_lines
-from benchmarks.coverage.result import DEPTHS, FrozenReason
 from fxprune.common.files import write_text
 
 # What no simple way of writing cells keeps: separators inside reasons, quotes, line ends, nothing against zero.

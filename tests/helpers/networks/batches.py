@@ -6,8 +6,7 @@ import torch
 from samples.table import Net, conv, linear
 
 import fxprune
-
-from .unequal import narrow_snapped
+from helpers.rewrites.merges import narrow_snapped
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

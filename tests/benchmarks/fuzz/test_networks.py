@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from helpers.broken import first_columns
+from helpers.faults import first_columns
 from torch import nn
 
 from benchmarks import trust_page

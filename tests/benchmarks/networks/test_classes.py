@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import fxprune.timm
-from benchmarks.coverage.classes import CLASSES, EntryPoint, describe, entry_points, read, smallest, write
+from benchmarks.networks.classes import CLASSES, EntryPoint, describe, entry_points, read, smallest, write
 
 
 def test_the_classes_are_those_of_timm_and_their_smallest():

@@ -9,7 +9,7 @@ from torch import nn
 
 from fxprune.passes.csgd.hook import csgd
 from fxprune.plans import Plan
-from helpers.hand_made import plain
+from helpers.couplings.cases import plain
 
 PLAIN = {"conv1.weight": [0, 1, 0, 2, 1, 3, 0, 0], "conv2.weight": [0, 1, 2, 1, 0, 2]}
 SQUARE = {"rows.weight": [0, 1, 1, 0, 2, 1], "columns.weight": [0, 0, 1, 2, 3, 2, 1, 4]}

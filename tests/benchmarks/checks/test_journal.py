@@ -9,7 +9,7 @@ import pytest
 from helpers.benchmarks.coverage import FAILED, FULL, result
 
 from benchmarks import ROOT
-from benchmarks.coverage.journal import Journal, digest, sources
+from benchmarks.checks.journal import Journal, digest, sources
 
 
 def test_results_survive_the_journal(tmp_path):

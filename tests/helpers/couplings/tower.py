@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import nn
 
-from helpers.hand_made import coupling_of
+from helpers.couplings.cases import coupling_of
 
 
 class Tower(nn.Module):

@@ -11,10 +11,10 @@ from timm.models import mobilevit
 from torch import nn
 
 import fxprune
-from benchmarks.coverage import check as coverage_check
-from benchmarks.coverage.check import Task, check, examine, fold
-from benchmarks.coverage.network import small_form
-from benchmarks.coverage.result import result_from
+from benchmarks.checks import check as coverage_check
+from benchmarks.checks.check import Task, check, examine, fold
+from benchmarks.checks.result import result_from
+from benchmarks.networks.forms import small_form
 from fxprune.errors import VerifyError
 from fxprune.passes.merge import concentrate
 

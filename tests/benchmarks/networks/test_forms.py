@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from benchmarks.coverage.network import small_form, with_constants
-from benchmarks.coverage.torchvision import torchvision_form, torchvision_points
+from benchmarks.networks.forms import small_form, with_constants
+from benchmarks.networks.torchvision import torchvision_form, torchvision_points
 
 
 @pytest.mark.parametrize(

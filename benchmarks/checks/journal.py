@@ -22,7 +22,7 @@ from benchmarks.runs import append_row, read_rows
 from .result import DEPTHS, PROOFS, Result, result_from
 
 # The modules that a check runs: only these, and what they import of ours, can change a result.
-CHECKED = ("benchmarks.coverage.check", "fxprune.passes.onnx.export")
+CHECKED = ("benchmarks.checks.check", "fxprune.passes.onnx.export")
 _RUNS_ON = ("torch", "timm", "onnxruntime")
 
 

@@ -11,7 +11,7 @@ import torch
 
 import fxprune
 import fxprune.passes.job.compression
-from helpers.jobs import small_job
+from helpers.jobs import compression
 from helpers.onnx_table import keep_table
 
 from . import ranks_worker  # noqa: F401
@@ -20,4 +20,4 @@ torch.set_num_threads(1)
 keep_table()(opset_version=20)
 # The exporter loads four hundred modules where it first runs.
 with tempfile.TemporaryDirectory() as folder:
-    fxprune.export_onnx(small_job.Tiny().eval(), torch.empty(2, 1, 8, 8), Path(folder, "tiny.onnx"))
+    fxprune.export_onnx(compression.Tiny().eval(), torch.empty(2, 1, 8, 8), Path(folder, "tiny.onnx"))

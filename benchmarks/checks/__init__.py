@@ -1,0 +1,1 @@
+"""Check one network from coupling to ONNX, and keep the results."""

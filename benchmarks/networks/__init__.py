@@ -1,0 +1,1 @@
+"""Networks of timm and torchvision to try: the smallest of each class, at small image sizes."""

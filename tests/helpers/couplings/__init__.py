@@ -1,0 +1,1 @@
+"""Couplings written down by hand."""

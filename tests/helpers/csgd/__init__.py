@@ -1,0 +1,1 @@
+"""Steps of C-SGD, and its formula."""

@@ -1,0 +1,1 @@
+"""Networks that tests fill, feed or batch."""

@@ -1,0 +1,1 @@
+"""Narrow networks beside the wide ones that they come from."""
