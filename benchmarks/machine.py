@@ -1,14 +1,31 @@
-"""Measure CPU seconds of two calls in turns, and the memory of one."""
+"""Describe this machine, and measure CPU seconds and memory on it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fxprune.common.versions import processor
+
 MIB = 2**20
+
+
+def machine() -> str:
+    """Describe the processor and the versions that a figure depends on."""
+    return f"{processor()}; " + ", ".join(
+        f"{name} {_version(name)}" for name in ("torch", "timm", "onnxruntime", "torch-pruning")
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def cpu_seconds(call: Callable[[], Any]) -> float:

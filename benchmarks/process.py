@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # Imported once, in the process that all others are forked from: 10 s for each of them saved, and all of them run the
 # sources as they were at the start.
-PRELOAD = ("onnxscript", "onnxruntime", "fxprune.passes.onnx.export", "benchmarks.checks.check")
+PRELOAD = ("onnxscript", "onnxruntime", "fxprune.passes.onnx.export", "benchmarks.checks.examination")
 
 # A process that has closed its end has sent everything; threads of a library may keep it from ending.
 SECONDS_TO_LEAVE = 10.0

@@ -14,15 +14,12 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import ROOT
-from benchmarks.checks.check import Task, check
-from benchmarks.checks.journal import Journal, digest
-from benchmarks.checks.journal import sources as imported
-from benchmarks.checks.lines import lines, read_lines
-from benchmarks.checks.result import DEPTHS
-from benchmarks.grafts.rows import read_rows
-from benchmarks.networks.classes import entry_points, read
-from benchmarks.networks.torchvision import torchvision_points
+from benchmarks.checks import DEPTHS, Journal, Task, check, lines, read_lines
+from benchmarks.grafts import read_rows
+from benchmarks.networks import entry_points, read_classes, torchvision_points
 from benchmarks.runs import parser_of, run_all
+from benchmarks.sources import digest
+from benchmarks.sources import sources as imported
 from fxprune.common.files import write_text
 
 from .report import page
@@ -60,7 +57,7 @@ def _names(args: argparse.Namespace) -> list[str]:
     """List the networks, the small ones first if only some are checked."""
     if args.all:
         return [name for _, name in entry_points()]
-    points = torchvision_points() if args.torchvision else read()
+    points = torchvision_points() if args.torchvision else read_classes()
     return [point.name for point in sorted(points, key=lambda point: point.parameters)]
 
 
@@ -73,7 +70,7 @@ def write_report(journal: Journal, sources: str) -> None:
     """Write the page and the lines of all newest results."""
     results = journal.standing()
     grafts = {model: row["verdict"] for model, row in read_rows(DOCS / "graft.csv").items()}
-    write_text(DOCS / "coverage.md", page(read(), torchvision_points(), results, sources, grafts))
+    write_text(DOCS / "coverage.md", page(read_classes(), torchvision_points(), results, sources, grafts))
     write_text(DOCS / "coverage.csv", lines(results))
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import ROOT
-from benchmarks.checks.journal import digest, sources
 from benchmarks.runs import add_limits, append_row, read_rows, run_all
+from benchmarks.sources import digest, sources
 
 WORK = ROOT / "build" / "fuzz"
 SECONDS_TO_SHRINK = 60.0
@@ -79,7 +79,7 @@ def smallest(
     choices: list[int], error: Exception, attempt: Callable[[list[int]], object]
 ) -> tuple[list[int], Exception]:
     """Shrink choices while an attempt ends in the same kind of error; return both."""
-    from benchmarks.random_networks.choices import shrunk
+    from benchmarks.random_networks import shrunk
 
     last = error
 

@@ -17,8 +17,7 @@ from .chunks import Chunk, Kind, run_kind, smallest
 from .networks_report import write_report
 
 if TYPE_CHECKING:
-    from benchmarks.random_networks.draw import Drawn
-    from benchmarks.random_networks.oracles import Facts
+    from benchmarks.random_networks import Drawn, Facts
 
 # Of so many networks, one is captured as a graph of operations alone: that takes seconds.
 ONE_IN = 25
@@ -43,7 +42,7 @@ def work(chunk: Chunk, record: Callable[..., None]) -> None:
 
 
 def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
-    from benchmarks.random_networks.choices import choices_of, network_of
+    from benchmarks.random_networks import choices_of, network_of
 
     drawn = network_of(choices_of(seed, most), most)
     checked = seed % ONE_CHECKED_IN == 0
@@ -68,7 +67,7 @@ def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
 
 def _compared(drawn: Drawn, seed: int, checked: bool) -> Facts:
     """Examine a network; one that fails without the check of its graph is examined with it."""
-    from benchmarks.random_networks.oracles import examine
+    from benchmarks.random_networks import examine
 
     try:
         return examine(drawn, seed, **_options(seed), check=checked)
@@ -84,8 +83,7 @@ def _options(seed: int) -> dict[str, bool]:
 
 def _smallest(seed: int, most: int, error: Exception) -> str:
     """Describe the smallest network found that fails with an error of the same kind."""
-    from benchmarks.random_networks.choices import choices_of, network_of
-    from benchmarks.random_networks.oracles import examine
+    from benchmarks.random_networks import choices_of, examine, network_of
 
     options = _options(seed)
 
@@ -101,8 +99,7 @@ def _smallest(seed: int, most: int, error: Exception) -> str:
 def _precision(drawn: Any, seed: int) -> Counter[str]:
     """Counts of the search for pairs that could merge; reasons under ``gap: ...``."""
     import fxprune
-    from benchmarks.random_networks.draw import BATCH
-    from benchmarks.random_networks.precision import precision
+    from benchmarks.random_networks import BATCH, precision
 
     model, inputs = drawn.network.double(), drawn.inputs(BATCH, seed)
     found = precision(fxprune.couple(model, inputs), inputs, seed)

@@ -33,7 +33,7 @@ def work(chunk: Chunk, record: Callable[..., None]) -> None:
 
 
 def _counts(seed: int, most: int) -> Counter[str]:
-    from benchmarks.random_networks.choices import choices_of, draw_from
+    from benchmarks.random_networks import choices_of, draw_from
     from benchmarks.random_views import build, compared
 
     found = compared(build(draw_from(choices_of(seed, most, build)), most), seed)
@@ -42,7 +42,7 @@ def _counts(seed: int, most: int) -> Counter[str]:
 
 def _smallest(seed: int, most: int, error: Exception) -> str:
     """Describe the smallest network found that fails with an error of the same kind."""
-    from benchmarks.random_networks.choices import choices_of, draw_from
+    from benchmarks.random_networks import choices_of, draw_from
     from benchmarks.random_views import build, compared
 
     small, last = smallest(

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from tqdm import tqdm
 
 from benchmarks import ROOT
-from benchmarks.networks.classes import EntryPoint, read
+from benchmarks.networks import EntryPoint, read_classes
 from benchmarks.pages import fill
 from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text
@@ -41,7 +41,7 @@ WHY = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the networks that were not checked to the end; write the page after each."""
     args = parser_of("grafts", __doc__, "network", "resnet*", seconds=900.0, jobs=False).parse_args(argv)
-    points = sorted(read(), key=lambda point: (point.name not in SMALLER, point.parameters))
+    points = sorted(read_classes(), key=lambda point: (point.name not in SMALLER, point.parameters))
     rows = read_rows()
     names = [point.name for point in points if args.again or not is_complete(rows.get(point.name))]
     names = [] if args.report else fnmatch.filter(names, args.only)

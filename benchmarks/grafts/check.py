@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import fxprune
-from benchmarks.networks.forms import small_form
+from benchmarks.networks import small_form
 from fxprune.errors import GraftError, NothingToPruneError
 from fxprune.passes.verify import randomised, scattered
 

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import ROOT
-from benchmarks.checks.journal import Journal, digest
-from benchmarks.checks.journal import sources as imported
-from benchmarks.checks.lines import lines, read_lines
+from benchmarks.checks import Journal, lines, read_lines
 from benchmarks.runs import parser_of, run_all
+from benchmarks.sources import digest
+from benchmarks.sources import sources as imported
 from fxprune.common.files import write_text
 
 from .check import Task, check

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.checks.check import Record, examine
+from benchmarks.checks import Record, examine
 
 from .networks import Network
 

@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
-from benchmarks.checks.reasons import reasons_of
-from benchmarks.checks.result import Result
-from benchmarks.coverage.report import LOW, chapter, percent
+from benchmarks.checks import LOW, Result, chapter, percent, reasons_of
 from benchmarks.pages import fill
 
 from .networks import Network

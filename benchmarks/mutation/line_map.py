@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.checks.journal import digest, sources
+from benchmarks.sources import digest, sources
 
 from .operators import Mutant
 from .tests import Session, lines_of

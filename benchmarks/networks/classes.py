@@ -1,6 +1,6 @@
 """List the entry point of timm with the fewest parameters for each model class.
 
-``python -m benchmarks.networks.classes`` writes ``timm_classes.csv`` again. It builds every entry point once, on the
+``python -m benchmarks.networks`` writes ``timm_classes.csv`` again. It builds every entry point once, on the
 meta device; nothing is downloaded.
 """
 
@@ -71,25 +71,14 @@ def smallest(found: Iterable[EntryPoint]) -> list[EntryPoint]:
     return [best[key] for key in sorted(best)]
 
 
-def read(path: Path = CLASSES) -> list[EntryPoint]:
-    """Read a file that :func:`write` wrote."""
+def read_classes(path: Path = CLASSES) -> list[EntryPoint]:
+    """Read a file that :func:`write_classes` wrote."""
     return [
         EntryPoint(line["module"], line["cls"], line["name"], int(line["parameters"]), int(line["input_size"]))
         for line in read_csv(path)
     ]
 
 
-def write(points: Iterable[EntryPoint], path: Path = CLASSES) -> None:
+def write_classes(points: Iterable[EntryPoint], path: Path = CLASSES) -> None:
     """Write one line per entry point, under a line of column names."""
     write_text(path, csv_text([field.name for field in fields(EntryPoint)], map(asdict, points)))
-
-
-def main() -> None:
-    """Build everything once and write the smallest."""
-    from tqdm import tqdm
-
-    write(smallest(describe(*each) for each in tqdm(list(entry_points()), unit="model")))
-
-
-if __name__ == "__main__":
-    main()

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import ROOT
+from benchmarks.machine import machine
 from benchmarks.pages import fill
 from benchmarks.runs import measure_and_report, parser_of
-from benchmarks.speed.page import machine
 
 from .measure import FIGURES, ROUND_TO, ROUNDS, measure
 

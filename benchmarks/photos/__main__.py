@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.results.command import Table, run_table
+from benchmarks.results import Table, run_table
 
 from .curve import draw_curves
 from .methods import ARMS, run

@@ -6,8 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.results.journal import Journal
-from benchmarks.results.settings import Arm, Settings
+from benchmarks.results import Arm, Journal, Settings
 from fxprune.common.files import written_aside
 
 from .methods import CURVE, METHODS

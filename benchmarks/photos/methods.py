@@ -9,8 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results.bench import Task, cached
-from benchmarks.results.settings import Arm
+from benchmarks.results import Arm, Task, cached
 from fxprune.costs import cost
 
 from .crops import crops_to_fit, crops_to_measure, crops_to_train, middles, split_photos

@@ -11,7 +11,7 @@ import timm
 import torch
 
 import fxprune
-from benchmarks.results.bench import Task
+from benchmarks.results import Task
 
 from .settings import PhotoSettings
 

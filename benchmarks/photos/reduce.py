@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxprune
-from benchmarks.prices.reduce import remove_and_repair
-from benchmarks.results.rivals.remove import l1_norms, weakest_of
+from benchmarks.prices import remove_and_repair
+from benchmarks.results.rivals import l1_norms, weakest_of
 from fxprune.coupling import Coupling
 
 from .networks import Network

@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages import fill
-from benchmarks.results.cells import mean_of, percent, spread_of
-from benchmarks.results.journal import Journal
-from benchmarks.results.report import failed
-from benchmarks.results.settings import Arm, Settings
+from benchmarks.results import Arm, Journal, Settings, failed, mean_of, percent, spread_of
 
 from .methods import ALL_WIDTHS, CURVE, METHODS, OTHERS, PRICED, TRAINED, TRIAL
 from .networks import NETWORKS

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.results.journal import Row
-from benchmarks.results.settings import Settings
+from benchmarks.results import Row, Settings
 
 # Shares of the MACs that are left.
 KEEPS = ("19/20", "9/10", "3/4", "1/2")

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results.bench import Bench, Task
-from benchmarks.results.settings import Arm
-from benchmarks.results.train import Score, score
+from benchmarks.results import Arm, Bench, Score, Task, score
 from fxprune.costs import cost
 from fxprune.models_zoo.data import Data, load_data
 from fxprune.models_zoo.networks import CifarResNet

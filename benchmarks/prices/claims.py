@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from benchmarks.results.claims import Difference, Found, Pair, difference
-from benchmarks.results.settings import Arm
+from benchmarks.results import Arm, Difference, Found, Pair, difference
 
 from .methods import BEST, CLUSTERS, FREE, FULL, METHODS, ONE, PRICES
 from .settings import KEEPS

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.results.rivals.remove import Importance, rows_of
+from benchmarks.results.rivals import Importance, rows_of
 from fxprune.coupling import Coupling
 
 

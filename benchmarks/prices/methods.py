@@ -10,11 +10,18 @@ import torch
 from torch import nn
 
 import fxprune
-from benchmarks.results.bench import Task
-from benchmarks.results.run import train_lasso, train_scratch, train_wide
-from benchmarks.results.settings import Arm
-from benchmarks.results.squeeze import pull, squeeze
-from benchmarks.results.train import Loss, cross_entropy, score
+from benchmarks.results import (
+    Arm,
+    Loss,
+    Task,
+    cross_entropy,
+    pull,
+    score,
+    squeeze,
+    train_lasso,
+    train_scratch,
+    train_wide,
+)
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.train import make_loss
 

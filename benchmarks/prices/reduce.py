@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxprune
-from benchmarks.results.rivals.remove import Gone, Importance, l1_norms, removal, remove, weakest
+from benchmarks.results.rivals import Gone, Importance, l1_norms, removal, remove, weakest
 from fxprune.coupling import Coupling
 from fxprune.passes.repair import repair as repair_network
 from fxprune.plans import Plan

@@ -6,11 +6,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.pages import fill
-from benchmarks.results.cells import mean_of, percent, spread_of
-from benchmarks.results.claims import Found, Pair, difference
-from benchmarks.results.journal import Journal
-from benchmarks.results.report import failed, points
-from benchmarks.results.settings import Arm, Settings
+from benchmarks.results import (
+    Arm,
+    Found,
+    Journal,
+    Pair,
+    Settings,
+    difference,
+    failed,
+    mean_of,
+    percent,
+    points,
+    spread_of,
+)
 
 from .claims import CLAIMS, arm_of, judge, ranked, winners
 from .methods import FREE, METHODS, PRICES

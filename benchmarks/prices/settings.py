@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.results.journal import Row
-from benchmarks.results.settings import Settings
+from benchmarks.results import Row, Settings
 
 KEEPS = ("1/2", "1/4")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.random_networks.network import Draw
+from benchmarks.random_networks import Draw
 
 Pool = Sequence[Tensor]
 

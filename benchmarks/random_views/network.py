@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.random_networks.network import Draw, Unsuited
+from benchmarks.random_networks import Draw, Unsuited
 
 from .lengths import Pool
 from .operations import OPERATIONS, WIDTHS, Step, add, as_it_is, linear, mean, total

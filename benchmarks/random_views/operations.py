@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.random_networks.network import Draw, Unsuited
+from benchmarks.random_networks import Draw, Unsuited
 
 from .lengths import Length, Pool, length, lengths, texts
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.random_networks.oracles import TOLERANCE, Wrong, random_plan
+from benchmarks.random_networks import TOLERANCE, Wrong, random_plan
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.errors import CaptureError, FxpruneError, UnequalClustersWarning
 from fxprune.passes.merge import snap

@@ -17,9 +17,7 @@ from fxprune.models_zoo.data import load_data
 
 from .bench import Bench, Task
 from .clock import step_times
-from .rivals.fisher import fisher_curve, mean_squares
-from .rivals.greedy import widths_by_loss
-from .rivals.remove import Lasso, remove, weakest
+from .rivals import Lasso, fisher_curve, mean_squares, remove, weakest, widths_by_loss
 from .settings import CLOCKS, FISHER_BATCHES
 from .squeeze import pacesetter, squeeze
 from .train import score

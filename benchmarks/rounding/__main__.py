@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.checks.journal import digest, sources
-from benchmarks.networks.classes import read
+from benchmarks.networks import read_classes
 from benchmarks.pages import fill
 from benchmarks.runs import add_limits, append_row, newest_rows, run_all
+from benchmarks.sources import digest, sources
 from benchmarks.trust_page import write_section
 
 from .measure import FORMATS, PERMUTATIONS, Task, work
@@ -29,7 +29,7 @@ JOURNAL = WORK / "results.jsonl"
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure networks and write the page, which also lists those that cannot be measured."""
     args = _parser().parse_args(argv)
-    points = sorted(read(), key=lambda point: point.parameters)
+    points = sorted(read_classes(), key=lambda point: point.parameters)
     names = [point.name for point in points][: args.classes]
     sha, before = digest(sources()), newest_rows(JOURNAL, "model")
     todo = [] if args.report else [name for name in names if args.again or name not in before]

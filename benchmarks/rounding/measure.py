@@ -26,7 +26,7 @@ def work(task: Task, record: Callable[..., None]) -> None:
     import torch
 
     import fxprune
-    from benchmarks.networks.forms import small_form
+    from benchmarks.networks import small_form
     from fxprune.errors import ExportError
     from fxprune.passes.verify import random_batch, randomised, scattered
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import fxprune
 from benchmarks import ROOT
 from benchmarks.machine import MIB, cpu_seconds
-from benchmarks.speed.figures import hook, made
+from benchmarks.speed import hook, made
 from fxprune.models_zoo.data import load_data
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.store import Checkpoint, distinct_tensors

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import ROOT
+from benchmarks.machine import machine
 from benchmarks.runs import measure_and_report, parser_of
 
 from .figures import FIGURES, measure
-from .page import machine, page
+from .page import page
 
 WORK = ROOT / "build" / "benchmarks"
 JOURNAL = WORK / "results.jsonl"

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from statistics import quantiles
 from typing import Any
 
 from benchmarks.pages import fill
-from fxprune.common.versions import processor
 
 Rows = Mapping[str, Mapping[str, Any]]
 
 # Of what the hook adds to a step.
 GOALS = {"resnet50 SGD": 0.25, "resnet50 AdamW": 0.0, "resnet56 SGD": 0.4, "vit_tiny_patch16_224 SGD": 0.25,
          "vit_tiny_patch16_224 AdamW": 0.1}  # fmt: skip
-
-
-def machine() -> str:
-    """Describe the processor and the versions that a figure depends on."""
-    return f"{processor()}; " + ", ".join(
-        f"{name} {_version(name)}" for name in ("torch", "timm", "onnxruntime", "torch-pruning")
-    )
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def page(rows: Rows) -> str:

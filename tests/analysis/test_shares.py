@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import fxprune
-from benchmarks.checks.check import Task, _form, facts_of
+from benchmarks.checks.examination import Task, _form, facts_of
 from benchmarks.checks.lines import read_lines
 from benchmarks.coverage.__main__ import DOCS
 

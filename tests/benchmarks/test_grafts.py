@@ -14,7 +14,7 @@ from benchmarks.grafts.__main__ import is_complete, page
 from benchmarks.grafts.check import SMALLER, check
 from benchmarks.grafts.interface import untrue
 from benchmarks.grafts.rows import COLUMNS, read_rows
-from benchmarks.networks.classes import read
+from benchmarks.networks.classes import read_classes
 
 
 def row(verdict: str, reason: str = "") -> dict[str, str]:
@@ -76,7 +76,7 @@ def test_the_page_names_the_settings_of_a_smaller_network() -> None:
 
 
 def test_smaller_networks_are_of_the_listed_class() -> None:
-    classes = {point.name: point.cls for point in read()}
+    classes = {point.name: point.cls for point in read_classes()}
     with torch.device("meta"):
         built = {name: type(timm.create_model(name, **settings)).__name__ for name, settings in SMALLER.items()}
     assert built == {name: classes[name] for name in SMALLER}

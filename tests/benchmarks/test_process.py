@@ -15,7 +15,7 @@ from helpers.benchmarks.coverage import EXAMPLE, good_net
 from torch import nn
 
 from benchmarks import process as coverage_process
-from benchmarks.checks.check import examine
+from benchmarks.checks.examination import examine
 from benchmarks.process import Limits, run_each
 
 

@@ -130,6 +130,24 @@ def test_no_files_import_each_other_in_a_circle():
     assert list(nx.simple_cycles(nx.DiGraph(inside))) == []
 
 
+def test_benchmarks_meet_at_their_doors_and_in_no_circle():
+    known = modules()
+    rooms = {name for name, path in known.items() if name.startswith("benchmarks.") and path.name == "__init__.py"}
+
+    def inner(name):
+        return max((room for room in rooms if f"{name}.".startswith(f"{room}.")), key=len, default="benchmarks")
+
+    across = {
+        (name, other)
+        for name, other, _ in arrows()
+        if name.startswith("benchmarks.") and other.startswith("benchmarks") and inner(name) != inner(other)
+    }
+    inside = {other for _, other in across if inner(other) != "benchmarks" and not other.endswith("__main__")}
+    assert len(inside) > 5 and inside <= rooms
+    graph = nx.DiGraph((inner(name), inner(other)) for name, other in across)
+    assert list(nx.simple_cycles(graph)) == []
+
+
 @pytest.mark.parametrize(
     ("source", "found"),
     [

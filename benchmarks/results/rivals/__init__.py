@@ -1,1 +1,5 @@
 """What C-SGD is compared with: removal, widths by loss, rows by Fisher information."""
+
+from .fisher import fisher_curve, mean_squares
+from .greedy import widths_by_loss
+from .remove import Gone, Importance, Lasso, l1_norms, removal, remove, rows_of, weakest, weakest_of

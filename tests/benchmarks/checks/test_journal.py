@@ -9,7 +9,8 @@ import pytest
 from helpers.benchmarks.coverage import FAILED, FULL, result
 
 from benchmarks import ROOT
-from benchmarks.checks.journal import Journal, digest, sources
+from benchmarks.checks.journal import Journal
+from benchmarks.sources import digest, sources
 
 
 def test_results_survive_the_journal(tmp_path):

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import fxprune.timm
-from benchmarks.networks.classes import CLASSES, EntryPoint, describe, entry_points, read, smallest, write
+from benchmarks.networks.classes import (
+    CLASSES,
+    EntryPoint,
+    describe,
+    entry_points,
+    read_classes,
+    smallest,
+    write_classes,
+)
 
 
 def test_the_classes_are_those_of_timm_and_their_smallest():
-    points = read()
+    points = read_classes()
     assert {point.module for point in points} == {module for module, _ in entry_points()}
     assert len({(point.module, point.cls) for point in points}) == len(points)
     assert describe("starnet", "starnet_s050") in points
@@ -28,5 +36,5 @@ def test_the_first_of_several_smallest_is_taken():
 
 
 def test_the_file_of_classes_is_written_as_it_is_read(tmp_path):
-    write(read(), tmp_path / "classes.csv")
+    write_classes(read_classes(), tmp_path / "classes.csv")
     assert (tmp_path / "classes.csv").read_bytes() == Path(CLASSES).read_bytes()

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fxprune
-from benchmarks.networks.forms import Form, native_form, small_form
-from benchmarks.networks.torchvision import PREFIX, TorchvisionForm, torchvision_form
+from benchmarks.networks import PREFIX, Form, TorchvisionForm, native_form, small_form, torchvision_form
 from fxprune.arguments.batches import admitted, graph_batches
 from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.costs import cost

@@ -11,8 +11,8 @@ from timm.models import mobilevit
 from torch import nn
 
 import fxprune
-from benchmarks.checks import check as coverage_check
-from benchmarks.checks.check import Task, check, examine, fold
+from benchmarks.checks import examination
+from benchmarks.checks.examination import Task, check, examine, fold
 from benchmarks.checks.result import result_from
 from benchmarks.networks.forms import small_form
 from fxprune.errors import VerifyError
@@ -91,7 +91,7 @@ def test_a_failed_oracle_is_told(broken, error, monkeypatch):
         nn.init.ones_(other[0].bias)
         return other
 
-    monkeypatch.setattr(coverage_check, broken, wrong)
+    monkeypatch.setattr(examination, broken, wrong)
     facts = examined(good_net(), depth="onnx")
     assert facts["error"].startswith(f"{error}: output at a batch of 2 differs by")
     assert facts["stage"] == "culprits" and facts["culprits"] == [] and "error_onnx" not in facts
@@ -145,7 +145,7 @@ SHALLOW = {
 
 @pytest.mark.parametrize(("model", "share", "parameters"), SMALL)
 def test_small_classes_are_pruned_exactly_and_exported(model, share, parameters, monkeypatch):
-    monkeypatch.setattr(coverage_check, "small_form", functools.partial(small_form, **SHALLOW.get(model, {})))
+    monkeypatch.setattr(examination, "small_form", functools.partial(small_form, **SHALLOW.get(model, {})))
     facts = {}
     check(Task(model), lambda **told: facts.update(told))
     found = result_from({"model": model, "depth": "onnx", "digest": "", **facts})
