@@ -1,8 +1,8 @@
 """Check one network from coupling to ONNX, and keep the results."""
 
 from .chapter import LOW, chapter, error_left, error_text, macs_after, parameters_after, percent
-from .examination import Record, Task, check, examine
-from .journal import Journal, known_at
+from .examination import CheckTask, Record, check, examine
+from .journal import CheckJournal, known_at
 from .lines import lines, read_lines
 from .reasons import reasons_of
-from .result import DEPTHS, Result
+from .result import DEPTHS, CheckResult

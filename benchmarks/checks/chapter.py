@@ -10,14 +10,14 @@ from typing import Any
 from fxprune.arguments.batches import ANY_BATCH
 
 from .reasons import reasons, reasons_of
-from .result import Result
+from .result import CheckResult
 
 # A network of which less can be pruned needs a mathematical reason.
 LOW = 0.6
 
 
 def chapter(
-    results: Sequence[Result], sources: str, expected: int = 0, more: Sequence[tuple[str, str]] = ()
+    results: Sequence[CheckResult], sources: str, expected: int = 0, more: Sequence[tuple[str, str]] = ()
 ) -> Mapping[str, Any]:
     """Return the tables of what holds of all results; nothing without any."""
     if not results and not expected:
@@ -32,7 +32,7 @@ def chapter(
     }
 
 
-def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable[tuple[str, str]]:
+def _summary(results: Sequence[CheckResult], expected: int, sources: str) -> Iterable[tuple[str, str]]:
     yield "networks", str(expected or len(results))
     verdicts = Counter(result.verdict for result in results)
     yield from ((verdict, str(count)) for verdict, count in verdicts.most_common())
@@ -57,9 +57,9 @@ def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable
 
 
 def _statistic(
-    results: Iterable[Result],
+    results: Iterable[CheckResult],
     name: str,
-    of: Callable[[Result], float | None],
+    of: Callable[[CheckResult], float | None],
     over: Callable[[list[float]], float],
     text: Callable[[float], str],
 ) -> Iterable[tuple[str, str]]:
@@ -68,29 +68,29 @@ def _statistic(
         yield name, text(over(values))
 
 
-def _failures(results: Iterable[Result]) -> Iterable[Sequence[str]]:
+def _failures(results: Iterable[CheckResult]) -> Iterable[Sequence[str]]:
     for result in results:
         if result.error:
             yield result.model, result.stage, _clip(result.error, 300), _clip("; ".join(result.culprits), 200)
 
 
-def _low(results: Iterable[Result]) -> Iterable[Sequence[str]]:
+def _low(results: Iterable[CheckResult]) -> Iterable[Sequence[str]]:
     low = [result for result in results if result.share is not None and result.share < LOW]
     for result in sorted(low, key=lambda result: result.share or 0.0):
         yield result.model, percent(result.share), reasons_of(result, most=4)
 
 
-def parameters_after(result: Result) -> float | None:
+def parameters_after(result: CheckResult) -> float | None:
     """Return the share of the parameters that stay."""
     return None if result.parameters_after is None else result.parameters_after / (result.parameters or 1)
 
 
-def macs_after(result: Result) -> float | None:
+def macs_after(result: CheckResult) -> float | None:
     """Return the share of the MACs that stay."""
     return None if result.macs_after is None else result.macs_after / (result.macs or 1)
 
 
-def error_left(result: Result) -> float | None:
+def error_left(result: CheckResult) -> float | None:
     """Return the share of the bare merge's error that the fold leaves."""
     if result.error_merged is None or result.error_folded is None:
         return None

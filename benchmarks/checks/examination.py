@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fxprune
-from benchmarks.networks import PREFIX, Form, TorchvisionForm, native_form, small_form, torchvision_form
+from benchmarks.networks import PREFIX, TimmForm, TorchvisionForm, native_form, small_form, torchvision_form
 from fxprune.arguments.batches import admitted, graph_batches
 from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.costs import cost
@@ -39,7 +39,7 @@ FOLD_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class Task:
+class CheckTask:
     """A network to check."""
 
     model: str
@@ -48,7 +48,7 @@ class Task:
     threads: int = 1
 
 
-def check(task: Task, record: Record) -> None:
+def check(task: CheckTask, record: Record) -> None:
     """Build a network and examine it."""
     torch.set_num_threads(task.threads)
     record(stage="build")
@@ -69,7 +69,7 @@ def check(task: Task, record: Record) -> None:
         examine(network, form.example(network), record, depth=task.depth)
 
 
-def _form(task: Task) -> Form | TorchvisionForm:
+def _form(task: CheckTask) -> TimmForm | TorchvisionForm:
     if task.model.startswith(PREFIX):
         return torchvision_form(task.model)
     return native_form(task.model) if task.depth == "couple" else small_form(task.model)

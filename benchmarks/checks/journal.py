@@ -14,16 +14,16 @@ from tqdm import tqdm
 from benchmarks.process import Facts
 from benchmarks.runs import append_row, read_rows
 
-from .result import DEPTHS, PROOFS, Result, result_from
+from .result import DEPTHS, PROOFS, CheckResult, result_from
 
 
-class Journal:
+class CheckJournal:
     """The newest result of each (model, depth)."""
 
-    def __init__(self, path: Path, committed: Iterable[Result] = ()) -> None:
+    def __init__(self, path: Path, committed: Iterable[CheckResult] = ()) -> None:
         """Read the file; an incomplete last line is ignored."""
         self._path = path
-        self._newest: dict[tuple[str, str], Result] = {}
+        self._newest: dict[tuple[str, str], CheckResult] = {}
         for row in read_rows(path):
             with contextlib.suppress(TypeError):
                 self._take(result_from(row))
@@ -32,7 +32,7 @@ class Journal:
             if here is None or result.checked > here.checked:
                 self._take(result)
 
-    def append(self, result: Result) -> None:
+    def append(self, result: CheckResult) -> None:
         """Write a result and keep it."""
         append_row(self._path, result.to_json())
         self._take(result)
@@ -58,15 +58,15 @@ class Journal:
         todo = [model for model, result in found.items() if result is None or result.digest != sources]
         return sorted(todo, key=lambda model: (result := found[model]) is not None and not result.error)
 
-    def newest(self, depth: str) -> dict[str, Result]:
+    def newest(self, depth: str) -> dict[str, CheckResult]:
         """Map each model to its newest result of this depth, of any sources."""
         return {model: result for (model, on), result in self._newest.items() if on == depth}
 
-    def known(self, depth: str) -> dict[str, Result]:
+    def known(self, depth: str) -> dict[str, CheckResult]:
         """Map each model to its newest result of this depth, or of a deeper successful check."""
         return known_at(depth, {each: self.newest(each) for each in DEPTHS})
 
-    def standing(self) -> dict[str, dict[str, Result]]:
+    def standing(self) -> dict[str, dict[str, CheckResult]]:
         """Map depth -> model -> its newest result, without those that a deeper check replaced."""
         own = {depth: self.newest(depth) for depth in DEPTHS}
         return {
@@ -74,11 +74,11 @@ class Journal:
             for depth in DEPTHS
         }
 
-    def _take(self, result: Result) -> None:
+    def _take(self, result: CheckResult) -> None:
         self._newest[result.model, result.depth] = result
 
 
-def known_at(depth: str, results: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
+def known_at(depth: str, results: Mapping[str, Mapping[str, CheckResult]]) -> dict[str, CheckResult]:
     """Map each model to its newest result at a depth, or of a deeper successful check.
 
     ``results`` maps depth -> model -> result.

@@ -10,19 +10,19 @@ from typing import Any, get_type_hints
 
 from benchmarks.tables import csv_text, read_csv
 
-from .result import FrozenReason, Result, result_from
+from .result import CheckResult, FrozenReason, result_from
 
-_KINDS: Mapping[str, Any] = get_type_hints(Result)
+_KINDS: Mapping[str, Any] = get_type_hints(CheckResult)
 
 
-def lines(results: Mapping[str, Mapping[str, Result]]) -> str:
+def lines(results: Mapping[str, Mapping[str, CheckResult]]) -> str:
     """Write one line per depth and network; tuples are JSON in a cell, unknown values are empty."""
-    columns = [*(field.name for field in fields(Result)), "verdict"]
+    columns = [*(field.name for field in fields(CheckResult)), "verdict"]
     ordered = (result for found in results.values() for result in sorted(found.values(), key=lambda each: each.model))
     return csv_text(columns, ({name: _cell(getattr(result, name)) for name in columns} for result in ordered))
 
 
-def read_lines(path: Path) -> list[Result]:
+def read_lines(path: Path) -> list[CheckResult]:
     """Read the results that :func:`lines` wrote; none without a file."""
     return [result_from({name: _value(name, cell) for name, cell in line.items()}) for line in read_csv(path)]
 

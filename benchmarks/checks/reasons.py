@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .result import FrozenReason, Result
+from .result import CheckResult, FrozenReason
 
 
 @dataclass(frozen=True)
-class Reason:
+class CommonReason:
     """A reason over all networks."""
 
     why: str
@@ -19,17 +19,17 @@ class Reason:
     dearest: str
 
 
-def reasons(results: Iterable[Result]) -> list[Reason]:
+def reasons(results: Iterable[CheckResult]) -> list[CommonReason]:
     """List every reason, by the weights that it costs."""
-    found: dict[str, list[tuple[Result, FrozenReason]]] = {}
+    found: dict[str, list[tuple[CheckResult, FrozenReason]]] = {}
     for result in results:
         for reason in result.frozen:
             found.setdefault(_nameless(reason.why), []).append((result, reason))
-    reported = [Reason(why, sum(reason.weights for _, reason in on), *_where(on)) for why, on in found.items()]
+    reported = [CommonReason(why, sum(reason.weights for _, reason in on), *_where(on)) for why, on in found.items()]
     return sorted(reported, key=lambda reason: -reason.weights)
 
 
-def reasons_of(result: Result, most: int = 2) -> str:
+def reasons_of(result: CheckResult, most: int = 2) -> str:
     """Describe the most expensive reasons of a network that cost at least 0.1 % of its weights."""
     total = result.parameters or 1
     per_why: dict[str, int] = {}
@@ -39,7 +39,7 @@ def reasons_of(result: Result, most: int = 2) -> str:
     return "; ".join(f"{why} ({weights / total:.1%})" for why, weights in reported if weights >= 0.001 * total)
 
 
-def _where(on: list[tuple[Result, FrozenReason]]) -> tuple[int, str]:
+def _where(on: list[tuple[CheckResult, FrozenReason]]) -> tuple[int, str]:
     result, reason = max(on, key=lambda pair: pair[1].weights)
     return len({result.model for result, _ in on}), f"{result.model} at {reason.source}"
 

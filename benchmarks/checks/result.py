@@ -27,7 +27,7 @@ class FrozenReason:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class CheckResult:
     """The result of one network; None for facts that the check did not reach.
 
     Attributes:
@@ -78,7 +78,7 @@ class Result:
     culprits: tuple[str, ...] = ()
     seconds: float = 0.0
 
-    def at(self, depth: str) -> Result:
+    def at(self, depth: str) -> CheckResult:
         """Return the result of a check that goes only to ``depth``."""
         deeper = PROOFS[PROOFS.index(depth) + 1 :]
         return replace(self, depth=depth, **dict.fromkeys(name for each in deeper for name in _TOLD_AT[each]))
@@ -99,11 +99,11 @@ class Result:
         return asdict(self)
 
 
-def result_from(value: Mapping[str, Any]) -> Result:
-    """Make a result from :meth:`Result.to_json` or from recorded facts; others are left out."""
-    known = {field.name: value[field.name] for field in fields(Result) if field.name in value}
+def result_from(value: Mapping[str, Any]) -> CheckResult:
+    """Make a result from :meth:`CheckResult.to_json` or from recorded facts; others are left out."""
+    known = {field.name: value[field.name] for field in fields(CheckResult) if field.name in value}
     known["frozen"] = tuple(
         reason if isinstance(reason, FrozenReason) else FrozenReason(**reason) for reason in known.get("frozen", ())
     )
     known["culprits"] = tuple(known.get("culprits", ()))
-    return Result(**known)
+    return CheckResult(**known)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import ROOT
-from benchmarks.checks import DEPTHS, Journal, Task, check, lines, read_lines
+from benchmarks.checks import DEPTHS, CheckJournal, CheckTask, check, lines, read_lines
 from benchmarks.grafts import read_rows
 from benchmarks.networks import entry_points, read_classes, torchvision_points
 from benchmarks.runs import parser_of, run_all
@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal, sources = _journal(), digest(imported())
     todo = [] if args.report else names if args.again else journal.missing(names, depth, sources)
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-    tasks = [(Task(name, depth, args.limit_params, threads), WORK / "logs" / f"{name}.{depth}.log") for name in todo]
+    tasks = [
+        (CheckTask(name, depth, args.limit_params, threads), WORK / "logs" / f"{name}.{depth}.log") for name in todo
+    ]
     checked = journal.keep(run_all(check, tasks, args, noun="network"), depth, sources)
     journal = _journal()  # another run may have added to it
     write_report(journal, sources)
@@ -61,12 +63,12 @@ def _names(args: argparse.Namespace) -> list[str]:
     return [point.name for point in sorted(points, key=lambda point: point.parameters)]
 
 
-def _journal() -> Journal:
+def _journal() -> CheckJournal:
     """Read the results of this machine, and committed ones that are newer."""
-    return Journal(WORK / "results.jsonl", read_lines(DOCS / "coverage.csv"))
+    return CheckJournal(WORK / "results.jsonl", read_lines(DOCS / "coverage.csv"))
 
 
-def write_report(journal: Journal, sources: str) -> None:
+def write_report(journal: CheckJournal, sources: str) -> None:
     """Write the page and the lines of all newest results."""
     results = journal.standing()
     grafts = {model: row["verdict"] for model, row in read_rows(DOCS / "graft.csv").items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.checks import (
     LOW,
-    Result,
+    CheckResult,
     chapter,
     error_left,
     error_text,
@@ -30,7 +30,7 @@ HEADER = (
 def page(
     points: Sequence[EntryPoint],
     torchvision: Sequence[EntryPoint],
-    results: Mapping[str, Mapping[str, Result]],
+    results: Mapping[str, Mapping[str, CheckResult]],
     sources: str,
     grafts: Mapping[str, str] | None = None,
 ) -> str:
@@ -54,7 +54,7 @@ def page(
 
 
 def _networks(
-    points: Sequence[EntryPoint], results: Mapping[str, Result], sources: str, grafts: Mapping[str, str]
+    points: Sequence[EntryPoint], results: Mapping[str, CheckResult], sources: str, grafts: Mapping[str, str]
 ) -> Mapping[str, Any]:
     """Return a chapter with a line for each network, and whether it grafts."""
     here = [results[point.name] for point in points if point.name in results]
@@ -66,7 +66,7 @@ def _networks(
     return {**found, "header": (*HEADER, "graft")[:width], "networks": [row[:width] for row in rows]}
 
 
-def _folds(points: Sequence[EntryPoint], results: Mapping[str, Result], sources: str) -> Mapping[str, Any]:
+def _folds(points: Sequence[EntryPoint], results: Mapping[str, CheckResult], sources: str) -> Mapping[str, Any]:
     """Return a chapter with the fold of each network."""
     here = [results[point.name] for point in points if point.name in results]
     header = "model", "class", "groups", "bare merge", "folded", "error left", "seconds", "verdict"
@@ -85,8 +85,8 @@ def _folds(points: Sequence[EntryPoint], results: Mapping[str, Result], sources:
     return {**found, "reasons": [], "low": [], "header": header, "networks": networks}
 
 
-def _row(point: EntryPoint, result: Result | None, sources: str) -> Sequence[str]:
-    known = result or Result(model=point.name, depth="onnx", digest=sources)
+def _row(point: EntryPoint, result: CheckResult | None, sources: str) -> Sequence[str]:
+    known = result or CheckResult(model=point.name, depth="onnx", digest=sources)
     return (
         point.name + ("" if known.digest == sources else " †"),
         f"{point.module}.{point.cls}",

@@ -45,14 +45,14 @@ KEYS = (
 )
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where something stands in a JSON value; of a list of plain values, the first and the last."""
     if isinstance(value, dict):
-        return [path, *(place for key, each in value.items() for place in _places(each, (*path, key)))]
+        return [path, *(place for key, each in value.items() for place in _paths(each, (*path, key)))]
     if isinstance(value, list):
         ends = dict.fromkeys((0, len(value) - 1)) if value else {}
         keys = range(len(value)) if any(isinstance(each, dict | list) for each in value) else ends
-        return [path, *(place for key in keys for place in _places(value[key], (*path, key)))]
+        return [path, *(place for key in keys for place in _paths(value[key], (*path, key)))]
     return [path]
 
 
@@ -67,7 +67,7 @@ def _edit(change: Callable[[Any, Any, Random], str]) -> Damage:
 
     def damage(path: Path, random: Random) -> str:
         value = json.loads(path.read_text())
-        *way, last = random.choice([place for place in _places(value) if place] or [(None,)])
+        *way, last = random.choice([place for place in _paths(value) if place] or [(None,)])
         if last is None:
             return "nothing"
         said = change(_at(value, way), last, random)
@@ -119,7 +119,7 @@ def _add(inside: Any, key: Any, random: Random) -> str:
 def _move(path: Path, random: Random) -> str:
     """Put what stands in one place of a document into another, such as a node's operator."""
     value = json.loads(path.read_text())
-    places = [place for place in _places(value) if place]
+    places = [place for place in _paths(value) if place]
     if not places:
         return "nothing"
     there = random.choice(places)
@@ -134,7 +134,7 @@ def _move(path: Path, random: Random) -> str:
 def _exchange(path: Path, random: Random) -> str:
     """Exchange two neighbours of a list, such as two nodes."""
     value = json.loads(path.read_text())
-    lists = [inside for place in _places(value) if isinstance(inside := _at(value, place), list) and len(inside) > 1]
+    lists = [inside for place in _paths(value) if isinstance(inside := _at(value, place), list) and len(inside) > 1]
     if not lists:
         return "nothing"
     inside = random.choice(lists)

@@ -44,7 +44,7 @@ from fxprune.passes.onnx import check as onnx_check
 
 from .damage import damaged
 from .readers import judge, numbers
-from .subjects import Subject, make_subjects
+from .subjects import DamageSubject, make_subjects
 
 SECONDS, BYTES = 60, 4 << 30
 OUTCOMES = ("refused", "found", "same", "recorded", "other", "raw")
@@ -60,7 +60,7 @@ WHAT = (
 
 
 @dataclass(frozen=True)
-class Target:
+class FuzzTarget:
     """What is damaged, and how it is read.
 
     Attributes:
@@ -69,12 +69,12 @@ class Target:
         judge: compares what was read with the undamaged folder, as :func:`~benchmarks.fuzz.readers.judge`.
     """
 
-    make: Callable[[Path], Sequence[Subject]] = make_subjects
+    make: Callable[[Path], Sequence[DamageSubject]] = make_subjects
     numbers: Callable[..., dict[str, Any]] = numbers
     judge: Callable[..., tuple[str, str]] = judge
 
 
-RESULTS = Target()
+RESULTS = FuzzTarget()
 
 
 class Over(BaseException):
@@ -100,11 +100,11 @@ def bounded() -> Iterator[None]:
 
 
 def attack(
-    number: int, seed: int, subjects: Sequence[tuple[Subject, dict[str, Any]]], target: Target = RESULTS
+    number: int, seed: int, subjects: Sequence[tuple[DamageSubject, dict[str, Any]]], target: FuzzTarget = RESULTS
 ) -> dict[str, Any]:
     """The line of one mutation of one of the subjects, each of which comes with its numbers."""
     random, signed = Random(f"{seed} {number}"), number % 2 == 1
-    subject, whole = random.choice(subjects)
+    subject, intact = random.choice(subjects)
     # Where onnxruntime went another way is looked for, which takes seconds, in one case of ten.
     where = onnx_check._where if number % 20 < 2 else lambda *_: "Not looked for."
     line: dict[str, Any] = {"number": number, "seed": seed, "signed": signed}
@@ -116,9 +116,9 @@ def attack(
             with bounded():
                 line["kind"], line["file"], line["done"] = damaged(folder, subject.other, random, signed=signed)
             with bounded(), contextlib.redirect_stderr(io.StringIO()), patch.object(onnx_check, "_where", where):
-                found = target.numbers(subject, folder, whole)
+                found = target.numbers(subject, folder, intact)
                 line["outcome"], line["says"] = target.judge(
-                    found, whole, signed=signed, determined=subject.has_results
+                    found, intact, signed=signed, determined=subject.has_results
                 )
         except (Exception, Over) as error:  # which is what is looked for
             line["outcome"], line["says"] = "raw", f"{type(error).__name__}: {error}"
@@ -147,7 +147,7 @@ def ended_by_verify(folder: Path, seconds: float = 20.0) -> str:
     return last if ended else ""
 
 
-def run(count: int, seed: int, journal: Path, target: Target = RESULTS) -> list[dict[str, Any]]:
+def run(count: int, seed: int, journal: Path, target: FuzzTarget = RESULTS) -> list[dict[str, Any]]:
     """Run the mutations that the journal lacks; record and replace processes that die."""
     subjects = [(each, target.numbers(each, each.folder)) for each in target.make(journal.parent / "folders")]
     done = _read(journal, seed)
@@ -167,7 +167,11 @@ def run(count: int, seed: int, journal: Path, target: Target = RESULTS) -> list[
 
 
 def _work(
-    left: list[int], seed: int, subjects: Sequence[tuple[Subject, dict[str, Any]]], journal: Path, target: Target
+    left: list[int],
+    seed: int,
+    subjects: Sequence[tuple[DamageSubject, dict[str, Any]]],
+    journal: Path,
+    target: FuzzTarget,
 ) -> None:
     code = 1
     try:
@@ -208,7 +212,7 @@ def main(arguments: list[str]) -> int:
     return run_kind(arguments, "folders", "Results of fxprune", WHAT, RESULTS, count=10_000)
 
 
-def run_kind(arguments: list[str], kind: str, title: str, what: str, target: Target, *, count: int) -> int:
+def run_kind(arguments: list[str], kind: str, title: str, what: str, target: FuzzTarget, *, count: int) -> int:
     """Run one kind of attack, with its own journal and its own section of the page."""
     parser = argparse.ArgumentParser(prog=f"make fuzz ARGS={kind}", description=__doc__)
     parser.add_argument("--count", type=int, default=count)

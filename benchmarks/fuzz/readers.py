@@ -18,16 +18,16 @@ from fxprune.passes.report import read_metrics, read_result, verify_folder
 from fxprune.passes.store import METRICS, NETWORK_FILES, SNAPPED, SUMMARY, WIDE, is_plain, read_manifest, read_tensors
 from fxprune.passes.verify import named_outputs, relative_error
 
-from .subjects import Subject
+from .subjects import DamageSubject
 
 
-def numbers(subject: Subject, folder: Path, whole: dict[str, Any] | None = None) -> dict[str, Any]:
+def numbers(subject: DamageSubject, folder: Path, intact: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return every number that each command reads, or our error."""
     found: dict[str, Any] = {}
     doors: dict[str, Callable[[], Any]] = {
         "verify": lambda: _verified(folder, subject),
         # What `verify` refuses is not run.
-        "load": lambda: _loaded(folder, subject, whole, runs=not isinstance(found["verify"], InputError)),
+        "load": lambda: _loaded(folder, subject, intact, runs=not isinstance(found["verify"], InputError)),
     }
     if subject.has_results:
         doors["report"] = lambda: _reported(folder)
@@ -41,7 +41,7 @@ def numbers(subject: Subject, folder: Path, whole: dict[str, Any] | None = None)
     return found
 
 
-def _verified(folder: Path, subject: Subject) -> Any:
+def _verified(folder: Path, subject: DamageSubject) -> Any:
     check = verify_folder(folder)
     if not check.passed:
         return str(check)
@@ -67,11 +67,11 @@ class Loaded:
         return max(relative_error(x, other.outputs[name]) for name, x in self.outputs.items()) > 1e-6
 
 
-def _loaded(folder: Path, subject: Subject, whole: dict[str, Any] | None, *, runs: bool) -> Any:
+def _loaded(folder: Path, subject: DamageSubject, intact: dict[str, Any] | None, *, runs: bool) -> Any:
     """Describe the network; equal files give the same network without a build."""
-    if whole is not None and all(_equal(folder / name, subject.folder / name) for name in NETWORK_FILES):
+    if intact is not None and all(_equal(folder / name, subject.folder / name) for name in NETWORK_FILES):
         read_manifest(folder).check(folder, NETWORK_FILES)
-        return whole["load"]
+        return intact["load"]
     return _described(fxprune.load(folder), subject, runs=runs)
 
 
@@ -79,7 +79,7 @@ def _equal(path: Path, before: Path) -> bool:
     return is_plain(path) and path.read_bytes() == before.read_bytes()
 
 
-def _described(network: fx.GraphModule, subject: Subject, *, runs: bool) -> Loaded:
+def _described(network: fx.GraphModule, subject: DamageSubject, *, runs: bool) -> Loaded:
     generator = torch.Generator().manual_seed(0)
     x: torch.Tensor = torch.randn(3, 1, 8, 8, generator=generator)
     if not subject.has_results:
@@ -103,10 +103,10 @@ def _reported(folder: Path) -> Any:
     return str(result).replace(str(folder), ""), result.to_json(), read_metrics(folder)
 
 
-def judge(found: dict[str, Any], whole: dict[str, Any], *, signed: bool, determined: bool = True) -> tuple[str, str]:
+def judge(found: dict[str, Any], intact: dict[str, Any], *, signed: bool, determined: bool = True) -> tuple[str, str]:
     """Return the outcome and the message."""
     errors = {name: value for name, value in found.items() if isinstance(value, InputError)}
-    others = [name for name, value in found.items() if name not in errors and _differ(value, whole[name])]
+    others = [name for name, value in found.items() if name not in errors and _differ(value, intact[name])]
     if isinstance(found["verify"], str):
         return "found", next(line for line in found["verify"].splitlines() if "FAILS" in line)
     if "verify" in errors:
@@ -116,8 +116,8 @@ def judge(found: dict[str, Any], whole: dict[str, Any], *, signed: bool, determi
         return "refused", str(next(iter(errors.values())))
     if not others:
         return "same", ""
-    changed = found["load"].differs(whole["load"], determined=determined) or (
-        found["verify"].get(SNAPPED) != whole["verify"].get(SNAPPED)
+    changed = found["load"].differs(intact["load"], determined=determined) or (
+        found["verify"].get(SNAPPED) != intact["verify"].get(SNAPPED)
     )
     return ("recorded" if signed and not changed else "other"), ", ".join(others)
 

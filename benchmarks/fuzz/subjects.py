@@ -59,7 +59,7 @@ class Rich(nn.Module):
 
 
 @dataclass(frozen=True)
-class Subject:
+class DamageSubject:
     """A folder to damage.
 
     Attributes:
@@ -73,7 +73,7 @@ class Subject:
     has_results: bool
 
 
-def make_subjects(place: Path) -> list[Subject]:
+def make_subjects(place: Path) -> list[DamageSubject]:
     """Make what is not there yet, of seeded networks."""
     registry.OWN = {**registry.OWN, "small": Small}  # type: ignore[misc]
     for name, keep in (("one", 0.5), ("other", 0.25)):
@@ -83,8 +83,8 @@ def make_subjects(place: Path) -> list[Subject]:
         if not (place / f"rich {name}" / "manifest.json").exists():
             _save_rich(place / f"rich {name}", keep)
     return [
-        Subject(place / "one", place / "other", has_results=True),
-        Subject(place / "rich one", place / "rich other", has_results=False),
+        DamageSubject(place / "one", place / "other", has_results=True),
+        DamageSubject(place / "rich one", place / "rich other", has_results=False),
     ]
 
 

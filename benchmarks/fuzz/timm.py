@@ -33,15 +33,15 @@ from fxprune.passes.store import open_network
 from fxprune.passes.verify import randomised, scattered
 from fxprune.pytorch.torch_private import pytree
 
-from .folders import Target, run_kind
-from .subjects import Subject
+from .folders import FuzzTarget, run_kind
+from .subjects import DamageSubject
 
 WIDTHS = ("num_classes", "num_features", "head_hidden_size", "feature_info")
 NETWORKS = ("test_resnet", "test_vit")
 WHAT = "of narrow copies of timm's `test_resnet` and `test_vit` in timm's layout"
 
 
-def make_subjects(place: Path, networks: Sequence[str] = NETWORKS) -> list[Subject]:
+def make_subjects(place: Path, networks: Sequence[str] = NETWORKS) -> list[DamageSubject]:
     """Make what is not there yet: each network at two widths."""
     import timm
 
@@ -56,11 +56,11 @@ def make_subjects(place: Path, networks: Sequence[str] = NETWORKS) -> list[Subje
                 plan = scattered(fxprune.couple(wide, _images(wide)), keep=keep, seed=0)
                 snapped = fxprune.snap(wide, plan)
                 write_timm(fxprune.graft(wide, fxprune.narrow(snapped, plan.of_copy(snapped))), folder)
-        subjects.append(Subject(*folders, has_results=False))
+        subjects.append(DamageSubject(*folders, has_results=False))
     return subjects
 
 
-def numbers(subject: Subject, folder: Path, _: dict[str, Any] | None = None) -> dict[str, Any]:
+def numbers(subject: DamageSubject, folder: Path, _: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what each reader builds, or its error."""
     import timm
 
@@ -112,9 +112,9 @@ class Built:
     outputs: Any
 
 
-def judge(found: dict[str, Any], whole: dict[str, Any], *, signed: bool, **_: Any) -> tuple[str, str]:
+def judge(found: dict[str, Any], intact: dict[str, Any], *, signed: bool, **_: Any) -> tuple[str, str]:
     """Return the outcome and the message."""
-    others = [door for door, value in found.items() if not isinstance(value, Exception) and value != whole[door]]
+    others = [door for door, value in found.items() if not isinstance(value, Exception) and value != intact[door]]
     failed = [found[door].outputs for door in others if isinstance(found[door].outputs, Exception)]
     if failed and signed:
         return "found", str(failed[0])
@@ -124,7 +124,7 @@ def judge(found: dict[str, Any], whole: dict[str, Any], *, signed: bool, **_: An
     return ("refused", errors[0]) if errors else ("same", "")
 
 
-TARGET = Target(make_subjects, numbers, judge)
+TARGET = FuzzTarget(make_subjects, numbers, judge)
 
 
 def main(arguments: list[str]) -> int:

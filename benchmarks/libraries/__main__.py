@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import ROOT
-from benchmarks.checks import Journal, lines, read_lines
+from benchmarks.checks import CheckJournal, lines, read_lines
 from benchmarks.runs import parser_of, run_all
 from benchmarks.sources import digest
 from benchmarks.sources import sources as imported
 from fxprune.common.files import write_text
 
-from .check import Task, check
+from .check import LibraryTask, check
 from .networks import read
 from .report import page
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     todo = list(networks) if args.again else journal.missing(networks, DEPTH, sources)
     if args.failed:
         todo = [name for name in todo if name not in known or known[name].error]
-    tasks = [(Task(networks[name]), WORK / "logs" / f"{name}.log") for name in ([] if args.report else todo)]
+    tasks = [(LibraryTask(networks[name]), WORK / "logs" / f"{name}.log") for name in ([] if args.report else todo)]
     preload = ("benchmarks.libraries.check", *sorted({networks[name].call.partition(".")[0] for name in todo}))
     journal.keep(run_all(check, tasks, args, noun="network", preload=preload), DEPTH, sources)
     journal = _journal()  # another run may have added to it
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _journal() -> Journal:
-    return Journal(WORK / "results.jsonl", read_lines(DOCS / "libraries.csv"))
+def _journal() -> CheckJournal:
+    return CheckJournal(WORK / "results.jsonl", read_lines(DOCS / "libraries.csv"))
 
 
 def _parser() -> argparse.ArgumentParser:

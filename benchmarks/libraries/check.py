@@ -9,14 +9,14 @@ import torch
 
 from benchmarks.checks import Record, examine
 
-from .networks import Network
+from .networks import LibraryNetwork
 
 
 @dataclass(frozen=True)
-class Task:
+class LibraryTask:
     """A network to check, with the threads of PyTorch."""
 
-    network: Network
+    network: LibraryNetwork
     threads: int = 1
 
     @property
@@ -25,7 +25,7 @@ class Task:
         return self.network.name
 
 
-def check(task: Task, record: Record) -> None:
+def check(task: LibraryTask, record: Record) -> None:
     """Build a network and examine it."""
     torch.set_num_threads(task.threads)
     record(stage="build")

@@ -19,7 +19,7 @@ SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Network:
+class LibraryNetwork:
     """A network of a library, or a named part of it, before what has no graph."""
 
     name: str
@@ -44,9 +44,9 @@ class Network:
         return tuple(map(_tensor, given))
 
 
-def read(path: Path = TABLE) -> list[Network]:
+def read(path: Path = TABLE) -> list[LibraryNetwork]:
     """Read the table, one network of each library after the other."""
-    blocks: dict[str, list[Network]] = {}
+    blocks: dict[str, list[LibraryNetwork]] = {}
     for block in yaml.safe_load(path.read_text(encoding="utf-8")):
         mine = blocks.setdefault(block["library"], [])
         mine += [_network(block, name, entry) for name, entry in block["networks"].items()]
@@ -54,11 +54,11 @@ def read(path: Path = TABLE) -> list[Network]:
     return [networks[i] for i in range(longest) for networks in blocks.values() if i < len(networks)]
 
 
-def _network(block: dict[str, Any], name: str, entry: dict[str, Any]) -> Network:
+def _network(block: dict[str, Any], name: str, entry: dict[str, Any]) -> LibraryNetwork:
     own = {key: value for key, value in entry.items() if key not in ("model", "config", "with", "inputs", "part")}
     arguments = {**block.get("with", {}), **own, **entry.get("with", {})}
     model, config = entry.get("model"), entry.get("config")
-    return Network(
+    return LibraryNetwork(
         f"{block['library']}/{name}",
         f"{block['call']}.{model}" if model else block["call"],
         f"{block['call']}.{config}" if config else "",

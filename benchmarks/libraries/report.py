@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
-from benchmarks.checks import LOW, Result, chapter, percent, reasons_of
+from benchmarks.checks import LOW, CheckResult, chapter, percent, reasons_of
 from benchmarks.pages import fill
 
-from .networks import Network
+from .networks import LibraryNetwork
 
 
-def page(networks: Sequence[Network], results: Mapping[str, Result], sources: str) -> str:
+def page(networks: Sequence[LibraryNetwork], results: Mapping[str, CheckResult], sources: str) -> str:
     """Write the page: all libraries, a summary for each, and a line for each network."""
     here = {network.name: results[network.name] for network in networks if network.name in results}
     libraries = sorted({_library(network.name) for network in networks})
@@ -31,14 +31,14 @@ def _library(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _counts(library: str, networks: Sequence[Network], results: Mapping[str, Result]) -> Iterable[str]:
+def _counts(library: str, networks: Sequence[LibraryNetwork], results: Mapping[str, CheckResult]) -> Iterable[str]:
     names = [network.name for network in networks if _library(network.name) == library]
     verdicts = Counter(results[name].verdict for name in names if name in results)
     told = (verdicts[verdict] for verdict in ("exact", "batch bound", "failed"))
     return map(str, (len(names), *told, len(names) - verdicts.total()))
 
 
-def _row(name: str, result: Result | None, sources: str) -> Sequence[str]:
+def _row(name: str, result: CheckResult | None, sources: str) -> Sequence[str]:
     if result is None:
         return (name, *[""] * 5, "not checked yet", "")
     return (

@@ -21,7 +21,7 @@ STEP = 32
 
 
 @dataclass(frozen=True)
-class Form:
+class TimmForm:
     """The arguments to build a network, and the size of its images."""
 
     name: str
@@ -66,13 +66,13 @@ def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
     return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
 
-def native_form(name: str, **settings: Any) -> Form:
+def native_form(name: str, **settings: Any) -> TimmForm:
     """Return the form in which the network is published, but for ``settings`` of timm's builder."""
     network = weightless(name, **settings)
     return _form(name, settings, published_size(network), network)
 
 
-def small_form(name: str, **settings: Any) -> Form:
+def small_form(name: str, **settings: Any) -> TimmForm:
     """Return the form at half the published image size, or at the next size that works.
 
     The network may be built for this size; ``settings`` of timm's builder may make it smaller still.
@@ -96,5 +96,5 @@ def _candidates(native: int) -> Iterator[tuple[int, dict[str, Any]]]:
         yield image, {"img_size": image}
 
 
-def _form(name: str, arguments: dict[str, Any], image: int, network: nn.Module) -> Form:
-    return Form(name, arguments, image, sum(parameter.numel() for parameter in network.parameters()))
+def _form(name: str, arguments: dict[str, Any], image: int, network: nn.Module) -> TimmForm:
+    return TimmForm(name, arguments, image, sum(parameter.numel() for parameter in network.parameters()))

@@ -43,8 +43,8 @@ class TorchvisionForm:
 
         short = self.name.removeprefix(PREFIX)
         if self.room in ("detection", "segmentation"):
-            whole: nn.Module = get_model(short, weights=None, weights_backbone=None)
-            return (core_of(whole) if self.room == "detection" else whole).eval()
+            built: nn.Module = get_model(short, weights=None, weights_backbone=None)
+            return (core_of(built) if self.room == "detection" else built).eval()
         if self.room in ("video", "optical_flow"):
             return get_model(short, weights=None).eval()
         return create_model(self.name, num_classes=1000).eval()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .networks import Network
+from .networks import PhotoNetwork
 from .packages import labelled_photos, photos
 from .settings import PhotoSettings
 
@@ -34,7 +34,7 @@ class Photos:
     fitting: Sequence[Path]
     unseen: Sequence[Path]
     labelled: Sequence[tuple[Path, int]]
-    network: Network
+    network: PhotoNetwork
 
     def batch(self, crops: Sequence[Tensor]) -> Tensor:
         """Stack crops of pixels from 0 to 1, as the network takes them."""
@@ -42,7 +42,7 @@ class Photos:
         return ((torch.stack(list(crops)) - mean) / std).contiguous()
 
 
-def split_photos(seed: int, network: Network) -> Photos:
+def split_photos(seed: int, network: PhotoNetwork) -> Photos:
     """Divide the photos for a network; a seed decides the order only."""
     labelled = labelled_photos()
     fitting = [*photos(), *(path for path, _ in labelled[::2])]

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.results import Arm, Journal, Settings
+from benchmarks.results import Arm, ArmJournal, Settings
 from fxprune.common.files import written_aside
 
 from .methods import CURVE, METHODS
@@ -24,7 +24,7 @@ STYLES = {
 }
 
 
-def draw_curves(journal: Journal[PhotoRow], arms: Sequence[Arm], settings: Settings, path: Path) -> None:
+def draw_curves(journal: ArmJournal[PhotoRow], arms: Sequence[Arm], settings: Settings, path: Path) -> None:
     """Write an SVG if matplotlib is installed: a line for each method, a star for the teacher."""
     if importlib.util.find_spec("matplotlib") is None:
         return

@@ -9,14 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results import Arm, Task, cached
+from benchmarks.results import Arm, ArmTask, cached
 from fxprune.costs import cost
 
 from .crops import crops_to_fit, crops_to_measure, crops_to_train, middles, split_photos
 from .distil import distil
 from .networks import NETWORKS
 from .price import time_fold
-from .reduce import Method, analyse, reduce
+from .reduce import PhotoMethod, analyse, reduce
 from .settings import PhotoSettings
 
 # What is trained further: of all that need no labels, what agrees most at that share of the MACs.
@@ -32,12 +32,12 @@ _BY = {"rows": "merge by rows", "activations": "merge by activations", "outputs"
 _REPAIRS = {"none": "as it is", "statistics": "statistics", "readers": "readers"}
 
 
-def _method(by: str, repair: str, inner: bool = True, trained: bool = False) -> Method:
+def _method(by: str, repair: str, inner: bool = True, trained: bool = False) -> PhotoMethod:
     label = f"{_BY[by]}, {_REPAIRS[repair]}" + (", then the teacher" if trained else "")
-    return Method(label, by, repair, inner, trained)
+    return PhotoMethod(label, by, repair, inner, trained)
 
 
-METHODS: Mapping[str, Method] = {
+METHODS: Mapping[str, PhotoMethod] = {
     "rows none": _method("rows", "none"),
     "rows statistics": _method("rows", "statistics"),
     "rows readers": _method("rows", "readers"),
@@ -72,7 +72,7 @@ ARMS = (
 )
 
 
-def run(task: Task, record: Callable[..., None]) -> None:
+def run(task: ArmTask, record: Callable[..., None]) -> None:
     """Run one arm and record its results: columns of :class:`.settings.PhotoRow`."""
     torch.set_num_threads(task.threads)
     name = task.arm.name
@@ -83,7 +83,7 @@ def run(task: Task, record: Callable[..., None]) -> None:
         _narrow(task, record, network, METHODS[name.removeprefix(f"{network} ")])
 
 
-def _narrow(task: Task, record: Callable[..., None], name: str, method: Method) -> None:
+def _narrow(task: ArmTask, record: Callable[..., None], name: str, method: PhotoMethod) -> None:
     settings, network = task.settings, NETWORKS[name]
     assert isinstance(settings, PhotoSettings)
     wide, found = network.wide(settings), split_photos(task.seed, network)

@@ -16,7 +16,7 @@ from .settings import PhotoSettings
 
 
 @dataclass(frozen=True)
-class Network:
+class PhotoNetwork:
     """A network of the benchmark.
 
     Attributes:
@@ -44,14 +44,14 @@ class Network:
 
 
 # Between the two 1x1 convolutions of each block. The second network's weights come from TensorFlow.
-NETWORKS: Mapping[str, Network] = {
-    "mobilenetv2": Network(
+NETWORKS: Mapping[str, PhotoNetwork] = {
+    "mobilenetv2": PhotoNetwork(
         "MobileNetV2",
         lambda settings: mobilenet_v2(width_mult=settings.width),
         mobilenet_weights,
         ("features.*.conv.0.0.weight",),
     ),
-    "lite0": Network(
+    "lite0": PhotoNetwork(
         "EfficientNet-Lite0",
         lambda settings: timm.create_model("tf_efficientnet_lite0"),
         lite0_weights,

@@ -11,14 +11,14 @@ import timm
 import torch
 
 import fxprune
-from benchmarks.results import Task
+from benchmarks.results import ArmTask
 
 from .settings import PhotoSettings
 
 _KILO = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
 
 
-def time_fold(task: Task, record: Callable[..., None], network: str) -> None:
+def time_fold(task: ArmTask, record: Callable[..., None], network: str) -> None:
     """Fold a network of timm from random images; random weights cost the same."""
     settings = task.settings
     assert isinstance(settings, PhotoSettings)

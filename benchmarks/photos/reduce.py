@@ -13,12 +13,12 @@ from benchmarks.prices import remove_and_repair
 from benchmarks.results.rivals import l1_norms, weakest_of
 from fxprune.coupling import Coupling
 
-from .networks import Network
+from .networks import PhotoNetwork
 from .settings import PhotoSettings
 
 
 @dataclass(frozen=True)
-class Method:
+class PhotoMethod:
     """A way to a narrow network."""
 
     label: str
@@ -34,7 +34,12 @@ def analyse(wide: nn.Module, settings: PhotoSettings) -> Coupling:
 
 
 def reduce(
-    network: Network, wide: nn.Module, coupling: Coupling, crops: Sequence[Tensor], share: float, method: Method
+    network: PhotoNetwork,
+    wide: nn.Module,
+    coupling: Coupling,
+    crops: Sequence[Tensor],
+    share: float,
+    method: PhotoMethod,
 ) -> fx.GraphModule:
     """Narrow a network to a share of its MACs."""
     only, by = network.inner if method.inner else None, method.by

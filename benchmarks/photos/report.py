@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages import fill
-from benchmarks.results import Arm, Journal, Settings, failed, mean_of, percent, spread_of
+from benchmarks.results import Arm, ArmJournal, Settings, failed, mean_of, percent, spread_of
 
 from .methods import ALL_WIDTHS, CURVE, METHODS, OTHERS, PRICED, TRAINED, TRIAL
 from .networks import NETWORKS
@@ -17,7 +17,7 @@ from .settings import KEEPS, PhotoRow, PhotoSettings
 _LABELLED = 20
 
 
-def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
+def page(journal: ArmJournal[Any], arms: Sequence[Arm], settings: Settings) -> str:
     """Write the page of a journal; results of other settings do not count."""
     assert isinstance(settings, PhotoSettings)
     found = journal.current(arms, settings)

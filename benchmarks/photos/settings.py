@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.results import Row, Settings
+from benchmarks.results import ArmRow, Settings
 
 # Shares of the MACs that are left.
 KEEPS = ("19/20", "9/10", "3/4", "1/2")
@@ -35,7 +35,7 @@ QUICK = PhotoSettings(image_size=96, batch_size=8, crops_to_fit=2, crops_to_meas
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoRow(Row):
+class PhotoRow(ArmRow):
     """The numbers of one narrow network, or of one timed fold.
 
     Attributes:

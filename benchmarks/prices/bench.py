@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results import Arm, Bench, Score, Task, score
+from benchmarks.results import Arm, ArmTask, Bench, TestScore, score
 from fxprune.costs import cost
 from fxprune.models_zoo.data import Data, load_data
 from fxprune.models_zoo.networks import CifarResNet
@@ -65,9 +65,9 @@ class PriceBench(Bench):
         self.spent[:] = before
         return found
 
-    def wide_score(self) -> Score:
+    def wide_score(self) -> TestScore:
         """Return the results of the wide network after W epochs."""
-        return Score(**self.cached(Arm("score", "1"), lambda: vars(score(self.wide(), self.data))))
+        return TestScore(**self.cached(Arm("score", "1"), lambda: vars(score(self.wide(), self.data))))
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -86,13 +86,13 @@ class PriceBench(Bench):
         with self.clock():
             return super().fresh(width, epochs)
 
-    def tell_reduced(self, model: nn.Module) -> Score:
+    def tell_reduced(self, model: nn.Module) -> TestScore:
         """Record the accuracy just after the reduction."""
         found = score(model, self.data)
         self.record(before=self.wide_score().top1, trimmed=found.top1)
         return found
 
-    def tell_final(self, model: nn.Module, found: Score | None = None) -> None:
+    def tell_final(self, model: nn.Module, found: TestScore | None = None) -> None:
         """Record accuracy, agreement, size and seconds of the arm's final network."""
         found, size = found or score(model, self.data), cost(self.couple(model))
         agreement = 1.0 - found.changed(self.wide_score()) / len(found.classes)
@@ -100,7 +100,7 @@ class PriceBench(Bench):
         self.record(parameters=size.params, macs=size.macs // 2)  # a batch of two
 
 
-def bench_of(task: Task, record: Callable[..., None]) -> PriceBench:
+def bench_of(task: ArmTask, record: Callable[..., None]) -> PriceBench:
     """Load all test images and the first N training images of a permutation."""
     settings = task.settings
     assert isinstance(settings, PriceSettings)

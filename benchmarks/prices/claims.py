@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from benchmarks.results import Arm, Difference, Found, Pair, difference
+from benchmarks.results import Arm, ArmPair, Found, TopDifference, difference
 
 from .methods import BEST, CLUSTERS, FREE, FULL, METHODS, ONE, PRICES
 from .settings import KEEPS
@@ -23,7 +23,7 @@ ORDER = (
 
 
 @dataclass(frozen=True)
-class Claim:
+class JointClaim:
     """A sentence, and the comparisons that must all hold for it."""
 
     title: str
@@ -31,9 +31,9 @@ class Claim:
     rivals: tuple[str, ...]
     equal: bool = False
 
-    def pairs(self, keep: str) -> list[Pair]:
+    def pairs(self, keep: str) -> list[ArmPair]:
         """Return the comparisons at one width."""
-        return [Pair(Arm(self.first, keep), arm_of(rival, keep), self.equal) for rival in self.rivals]
+        return [ArmPair(Arm(self.first, keep), arm_of(rival, keep), self.equal) for rival in self.rivals]
 
 
 def arm_of(method: str, keep: str) -> Arm:
@@ -53,36 +53,40 @@ _ACTIVATIONS = "fold activations readers"
 # Neither C-SGD nor its clusters.
 _OTHERS = tuple(name for name in rivals(FULL) if not name.startswith("fold "))
 CLAIMS = (
-    Claim(f"Without labels, fold {_BY} with readers beats every rival", _FOLD, rivals(FREE)),
-    Claim("Without labels, readers beat statistics", _FOLD, (f"fold {BEST} statistics",)),
-    Claim("Without labels, clusters by activations beat those by rows", _ACTIVATIONS, ("fold rows readers",)),
-    Claim(
+    JointClaim(f"Without labels, fold {_BY} with readers beats every rival", _FOLD, rivals(FREE)),
+    JointClaim("Without labels, readers beat statistics", _FOLD, (f"fold {BEST} statistics",)),
+    JointClaim("Without labels, clusters by activations beat those by rows", _ACTIVATIONS, ("fold rows readers",)),
+    JointClaim(
         "Without labels, clusters by what readers lose beat those by activations",
         "fold outputs readers",
         (_ACTIVATIONS,),
     ),
-    Claim(
+    JointClaim(
         "Fold without labels is no worse than removal by L1 and one labelled epoch",
         _FOLD,
         ("l1 none + 1 epoch",),
         equal=True,
     ),
-    Claim("With one epoch, fold with readers beats every rival", f"{_FOLD} + 1 epoch", rivals(ONE)),
-    Claim("Readers before one epoch beat none", "l1 readers + 1 epoch", ("l1 none + 1 epoch",)),
-    Claim(f"C-SGD {_BY} beats every rival at equal epochs", _CSGD, rivals(FULL)),
-    Claim(f"C-SGD {_BY} beats scratch, removal, group Lasso and Torch-Pruning at equal epochs", _CSGD, _OTHERS),
-    Claim(f"C-SGD {_BY} beats fold with readers and C epochs", _CSGD, (f"{_FOLD} + C epochs",)),
-    Claim("In C-SGD, clusters by activations beat those by rows", "csgd activations", ("csgd rows",)),
-    Claim("In C-SGD, clusters by what readers lose beat those by rows", "csgd outputs", ("csgd rows",)),
-    Claim("In C-SGD, clusters by rows beat even ones", "csgd rows", ("csgd even",)),
-    Claim("C-SGD by rows beats a merge of the same clusters and C epochs", "csgd rows", ("fold rows none + C epochs",)),
-    Claim(f"C-SGD {_BY} beats a merge of the same clusters and C epochs", _CSGD, (f"fold {BEST} none + C epochs",)),
-    Claim("Fold with readers and C epochs beats every rival", f"{_FOLD} + C epochs", rivals(FULL)),
-    Claim("Readers before C epochs beat none", f"{_FOLD} + C epochs", (f"fold {BEST} none + C epochs",)),
-    Claim("The wide network as a teacher helps after fold", f"{_FOLD} + C taught", (f"{_FOLD} + C epochs",)),
-    Claim("The wide network as a teacher helps C-SGD", f"{_CSGD} taught", (_CSGD,)),
-    Claim("A loose end and readers help C-SGD", f"{_CSGD} loose", (_CSGD,)),
-    Claim(f"C-SGD {_BY} is no worse than the wide network", _CSGD, ("wide",), equal=True),
+    JointClaim("With one epoch, fold with readers beats every rival", f"{_FOLD} + 1 epoch", rivals(ONE)),
+    JointClaim("Readers before one epoch beat none", "l1 readers + 1 epoch", ("l1 none + 1 epoch",)),
+    JointClaim(f"C-SGD {_BY} beats every rival at equal epochs", _CSGD, rivals(FULL)),
+    JointClaim(f"C-SGD {_BY} beats scratch, removal, group Lasso and Torch-Pruning at equal epochs", _CSGD, _OTHERS),
+    JointClaim(f"C-SGD {_BY} beats fold with readers and C epochs", _CSGD, (f"{_FOLD} + C epochs",)),
+    JointClaim("In C-SGD, clusters by activations beat those by rows", "csgd activations", ("csgd rows",)),
+    JointClaim("In C-SGD, clusters by what readers lose beat those by rows", "csgd outputs", ("csgd rows",)),
+    JointClaim("In C-SGD, clusters by rows beat even ones", "csgd rows", ("csgd even",)),
+    JointClaim(
+        "C-SGD by rows beats a merge of the same clusters and C epochs", "csgd rows", ("fold rows none + C epochs",)
+    ),
+    JointClaim(
+        f"C-SGD {_BY} beats a merge of the same clusters and C epochs", _CSGD, (f"fold {BEST} none + C epochs",)
+    ),
+    JointClaim("Fold with readers and C epochs beats every rival", f"{_FOLD} + C epochs", rivals(FULL)),
+    JointClaim("Readers before C epochs beat none", f"{_FOLD} + C epochs", (f"fold {BEST} none + C epochs",)),
+    JointClaim("The wide network as a teacher helps after fold", f"{_FOLD} + C taught", (f"{_FOLD} + C epochs",)),
+    JointClaim("The wide network as a teacher helps C-SGD", f"{_CSGD} taught", (_CSGD,)),
+    JointClaim("A loose end and readers help C-SGD", f"{_CSGD} loose", (_CSGD,)),
+    JointClaim(f"C-SGD {_BY} is no worse than the wide network", _CSGD, ("wide",), equal=True),
 )
 
 
@@ -99,15 +103,15 @@ class Judgement:
         judged: how many comparisons have rows.
     """
 
-    claim: Claim
+    claim: JointClaim
     keep: str
-    pair: Pair
-    gap: Difference
+    pair: ArmPair
+    gap: TopDifference
     verdict: str
     judged: int
 
 
-def judge(found: Found, least: float, claims: Sequence[Claim] = CLAIMS) -> Iterator[Judgement]:
+def judge(found: Found, least: float, claims: Sequence[JointClaim] = CLAIMS) -> Iterator[Judgement]:
     """Yield a judgement for each claim and width that has rows."""
     for claim in claims:
         for keep in KEEPS:

@@ -12,8 +12,8 @@ from torch import nn
 import fxprune
 from benchmarks.results import (
     Arm,
+    ArmTask,
     Loss,
-    Task,
     cross_entropy,
     pull,
     score,
@@ -40,7 +40,7 @@ Reduce = Callable[[PriceBench, nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
-class Method:
+class PriceMethod:
     """A way from the wide network to a narrow one."""
 
     price: str
@@ -100,18 +100,18 @@ def _taught(bench: PriceBench) -> Loss:
     return make_loss(options, bench.data.num_classes, bench.wide())
 
 
-def _without_labels() -> Iterator[tuple[str, Method]]:
+def _without_labels() -> Iterator[tuple[str, PriceMethod]]:
     for cluster, by in CLUSTERS.items():
         for repair, how in REPAIRS.items():
             run = partial(reduce_only, reduce=partial(fold, cluster=cluster, repair=repair))
-            yield f"fold {cluster} {repair}", Method(FREE, f"fold by {by}, {how}", run, rival=repair == "none")
+            yield f"fold {cluster} {repair}", PriceMethod(FREE, f"fold by {by}, {how}", run, rival=repair == "none")
     for importance, what in REMOVALS.items():
         for repair, how in REPAIRS.items():
             run = partial(reduce_only, reduce=partial(remove_by, importance=importance, repair=repair))
-            yield f"{importance} {repair}", Method(FREE, f"{what}, {how}", run, rival=True)
+            yield f"{importance} {repair}", PriceMethod(FREE, f"{what}, {how}", run, rival=True)
 
 
-def _trained(price: str, end: str, epochs: float | None) -> Iterator[tuple[str, Method]]:
+def _trained(price: str, end: str, epochs: float | None) -> Iterator[tuple[str, PriceMethod]]:
     """Yield reductions and their training: a repaired fold, repaired removals, bare ones."""
     merges = [(BEST, "readers"), ("rows", "none")]
     removals = [(importance, "readers") for importance in IMPORTANCE]
@@ -122,32 +122,35 @@ def _trained(price: str, end: str, epochs: float | None) -> Iterator[tuple[str, 
     for cluster, repair in merges:
         run = partial(reduce_and_train, reduce=partial(fold, cluster=cluster, repair=repair), epochs=epochs)
         label = f"fold by {CLUSTERS[cluster]}, {REPAIRS[repair]}, then {end}"
-        yield f"fold {cluster} {repair} + {end}", Method(price, label, run, rival=repair == "none")
+        yield f"fold {cluster} {repair} + {end}", PriceMethod(price, label, run, rival=repair == "none")
     for importance, repair in removals:
         run = partial(reduce_and_train, reduce=partial(remove_by, importance=importance, repair=repair), epochs=epochs)
         label = f"{REMOVALS[importance]}, {REPAIRS[repair]}, then {end}"
-        yield f"{importance} {repair} + {end}", Method(price, label, run, rival=True)
+        yield f"{importance} {repair} + {end}", PriceMethod(price, label, run, rival=True)
 
 
-def _in_full() -> Iterator[tuple[str, Method]]:
+def _in_full() -> Iterator[tuple[str, PriceMethod]]:
     for cluster, by in {**CLUSTERS, "even": "number"}.items():
-        yield f"csgd {cluster}", Method(FULL, f"C-SGD, clusters by {by}", partial(train_csgd, cluster=cluster))
+        yield f"csgd {cluster}", PriceMethod(FULL, f"C-SGD, clusters by {by}", partial(train_csgd, cluster=cluster))
     taught = partial(train_csgd, cluster=BEST, teacher=True)
     by = CLUSTERS[BEST]
-    yield f"csgd {BEST} taught", Method(FULL, f"C-SGD, clusters by {by}, with the teacher", taught)
+    yield f"csgd {BEST} taught", PriceMethod(FULL, f"C-SGD, clusters by {by}, with the teacher", taught)
     loose = partial(train_csgd_loosely, cluster=BEST, repair="readers")
-    yield (f"csgd {BEST} loose", Method(FULL, f"C-SGD, clusters by {by}, not to the end, then readers", loose))
+    yield (f"csgd {BEST} loose", PriceMethod(FULL, f"C-SGD, clusters by {by}, not to the end, then readers", loose))
     yield from _trained(FULL, "C epochs", None)
     taught = partial(reduce_and_train, reduce=partial(fold, cluster=BEST, repair="readers"), teacher=True)
-    yield (f"fold {BEST} readers + C taught", Method(FULL, f"fold by {by}, readers, then C with the teacher", taught))
-    yield "lasso", Method(FULL, "group Lasso for C/2, then C/2", train_lasso, rival=True)
-    yield "scratch", Method(FULL, "narrow, from scratch for W + C", train_scratch, rival=True)
+    yield (
+        f"fold {BEST} readers + C taught",
+        PriceMethod(FULL, f"fold by {by}, readers, then C with the teacher", taught),
+    )
+    yield "lasso", PriceMethod(FULL, "group Lasso for C/2, then C/2", train_lasso, rival=True)
+    yield "scratch", PriceMethod(FULL, "narrow, from scratch for W + C", train_scratch, rival=True)
     pruned = partial(reduce_and_train, reduce=torch_pruning)
-    yield "torch-pruning", Method(FULL, "Torch-Pruning, group magnitude, then C", pruned, rival=True)
+    yield "torch-pruning", PriceMethod(FULL, "Torch-Pruning, group magnitude, then C", pruned, rival=True)
 
 
-METHODS: Mapping[str, Method] = {
-    "wide": Method(FULL, "wide, W + C epochs", train_wide),
+METHODS: Mapping[str, PriceMethod] = {
+    "wide": PriceMethod(FULL, "wide, W + C epochs", train_wide),
     **dict(_without_labels()),
     **dict(_trained(ONE, "1 epoch", 1.0)),
     **dict(_in_full()),
@@ -156,7 +159,7 @@ METHODS: Mapping[str, Method] = {
 ARMS = (Arm("wide", "1"), *(Arm(name, keep) for keep in reversed(KEEPS) for name in METHODS if name != "wide"))
 
 
-def run(task: Task, record: Callable[..., None]) -> None:
+def run(task: ArmTask, record: Callable[..., None]) -> None:
     """Run one arm and record its results: columns of :class:`.settings.PriceRow`."""
     torch.set_num_threads(task.threads)
     METHODS[task.arm.name].run(bench_of(task, record))

@@ -8,9 +8,9 @@ from typing import Any
 from benchmarks.pages import fill
 from benchmarks.results import (
     Arm,
+    ArmJournal,
+    ArmPair,
     Found,
-    Journal,
-    Pair,
     Settings,
     difference,
     failed,
@@ -28,7 +28,7 @@ TEST_IMAGES = {"fashion-mnist": 10_000, "digits": 360}
 _COLUMNS = ("method", "seeds", "reduced", "top-1", "test loss", "agreement", "seconds", "minus the best rival")
 
 
-def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
+def page(journal: ArmJournal[Any], arms: Sequence[Arm], settings: Settings) -> str:
     """Write the page of a journal; results of other settings do not count."""
     assert isinstance(settings, PriceSettings)
     found = journal.current(arms, settings)
@@ -59,7 +59,7 @@ def _priced(found: Found, price: str, keep: str, least: float) -> tuple[Sequence
 def _winners(found: Found, least: float) -> Iterator[Sequence[str]]:
     for price, keep, (best, *others) in winners(found):
         cells = (price, keep, METHODS[best.name].label, percent([row.top1 for row in found[best]]))
-        gap = difference(Pair(best, others[0]), found, least) if others else None
+        gap = difference(ArmPair(best, others[0]), found, least) if others else None
         if gap is None:
             yield *cells, "", "", ""
         else:
@@ -94,7 +94,7 @@ def _rows(found: Found, price: str, keep: str, least: float) -> Iterator[Sequenc
         order = [wide, *order]
     for arm in order:
         rows: Sequence[PriceRow] = found[arm]  # type: ignore[assignment]
-        gap = difference(Pair(arm, best), found, least) if best not in (None, arm) else None
+        gap = difference(ArmPair(arm, best), found, least) if best not in (None, arm) else None
         yield (
             METHODS[arm.name].label,
             str(len(rows)),

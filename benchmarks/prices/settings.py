@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.results import Row, Settings
+from benchmarks.results import ArmRow, Settings
 
 KEEPS = ("1/2", "1/4")
 
@@ -39,7 +39,7 @@ QUICK = PriceSettings(data="digits", image_size=12, train_images=1437, images=25
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriceRow(Row):
+class PriceRow(ArmRow):
     """The results of one arm with one seed; ``trimmed`` is top-1 just after the reduction.
 
     Attributes:

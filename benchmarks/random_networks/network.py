@@ -74,7 +74,7 @@ class Draw:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class NetworkStep:
     """One operation of a network: its name, its function, its operands, and its result's form."""
 
     operation: str
@@ -97,7 +97,7 @@ class RandomNetwork(nn.Module):
     def __init__(self, draw: Draw) -> None:
         super().__init__()
         self.draw, self.operation = draw, "stem"
-        self.steps: list[Step] = []
+        self.steps: list[NetworkStep] = []
         self.same_in_training = True
         self.heads: list[tuple[str, tuple[int, ...], str]] = []
         self.given: list[str] = []
@@ -118,7 +118,7 @@ class RandomNetwork(nn.Module):
             raise Unsuited
         told, self.draw.told = self.draw.told, []
         label = f"{name}({', '.join(told)})" if told else name
-        self.steps.append(Step(self.operation, label, run, tuple(operands), form))
+        self.steps.append(NetworkStep(self.operation, label, run, tuple(operands), form))
         return len(self.steps) - 1
 
     def like(self, form: Form) -> int:

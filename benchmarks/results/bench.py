@@ -19,11 +19,11 @@ from fxprune.models_zoo.data import Data
 from fxprune.models_zoo.networks import resnet20
 
 from .settings import Arm, Settings, digest
-from .train import Loss, Phase, cross_entropy, fit, score
+from .train import ArmPhase, Loss, cross_entropy, fit, score
 
 
 @dataclass(frozen=True)
-class Task:
+class ArmTask:
     """One arm with one seed, in one process."""
 
     arm: Arm
@@ -37,7 +37,7 @@ class Task:
 class Bench:
     """The task of an arm, its data, the recorder, and its trims: (changed, error in float64)."""
 
-    task: Task
+    task: ArmTask
     data: Data
     record: Callable[..., None]
     trims: list[tuple[int, float]] = field(default_factory=list)
@@ -63,12 +63,12 @@ class Bench:
     ) -> None:
         """Train after the first epochs; each phase has its own order of images."""
         settings = self.task.settings
-        fit(model, self.data, settings, Phase(epochs, settings.more_lr, self._seed(phase)), hook=hook, loss=loss)
+        fit(model, self.data, settings, ArmPhase(epochs, settings.more_lr, self._seed(phase)), hook=hook, loss=loss)
 
     def fresh(self, width: float, epochs: float) -> nn.Module:
         """Train a network of this width from its initial weights."""
         model, settings = self.network(width), self.task.settings
-        fit(model, self.data, settings, Phase(epochs, settings.lr, self._seed(0)))
+        fit(model, self.data, settings, ArmPhase(epochs, settings.lr, self._seed(0)))
         return model
 
     def wide(self, width: float = 1.0) -> nn.Module:
@@ -93,7 +93,7 @@ class Bench:
         return 1000 * self.task.seed + phase
 
 
-def cached(task: Task, what: Arm, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+def cached(task: ArmTask, what: Arm, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return what the first arm of a seed has made; the others wait for it."""
     name = f"{digest(what, task.settings)}-{task.seed}-{torch.__version__}.pt"
     task.cache.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from .journal import Row
+from .journal import ArmRow
 from .settings import ARMS, Arm
 
-Found = Mapping[Arm, Sequence[Row]]
+Found = Mapping[Arm, Sequence[ArmRow]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ArmPair:
     """A comparison of the top-1 of two arms, seed by seed."""
 
     first: Arm
@@ -28,25 +28,25 @@ class Claim:
     """A sentence of the paper and the comparisons that test it."""
 
     title: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ArmPair, ...]
 
 
-def _both(first: str, second: str) -> tuple[Pair, ...]:
-    return tuple(Pair(Arm(first, keep), Arm(second, keep)) for keep in ("5/8", "1/2"))
+def _both(first: str, second: str) -> tuple[ArmPair, ...]:
+    return tuple(ArmPair(Arm(first, keep), Arm(second, keep)) for keep in ("5/8", "1/2"))
 
 
-def _budgets(name: str) -> tuple[Pair, ...]:
-    return tuple(Pair(Arm(name, arm.keep), arm) for arm in ARMS if arm.name == "uniform")
+def _budgets(name: str) -> tuple[ArmPair, ...]:
+    return tuple(ArmPair(Arm(name, arm.keep), arm) for arm in ARMS if arm.name == "uniform")
 
 
 CLAIMS = (
     Claim(
         "No fine-tuning is needed: trimmed and left alone, C-SGD is no worse than the wide network",
-        tuple(Pair(Arm("csgd", keep), Arm("wide", "1"), equal=True) for keep in ("5/8", "1/2")),
+        tuple(ArmPair(Arm("csgd", keep), Arm("wide", "1"), equal=True) for keep in ("5/8", "1/2")),
     ),
     Claim(
         "No fine-tuning is needed: C epochs of C-SGD are no worse than half of them and half of fine-tuning",
-        (Pair(Arm("csgd", "5/8"), Arm("finetuned", "5/8"), equal=True),),
+        (ArmPair(Arm("csgd", "5/8"), Arm("finetuned", "5/8"), equal=True),),
     ),
     Claim("C-SGD beats a merge of the same clusters and C epochs of fine-tuning", _both("csgd", "merged")),
     Claim("C-SGD beats the narrow network trained from scratch", _both("csgd", "scratch")),
@@ -55,15 +55,15 @@ CLAIMS = (
     Claim("Clusters by k-means beat even ones", _both("csgd", "even")),
     Claim("Clusters by k-means beat imbalanced ones", _both("csgd", "imbalanced")),
     Claim("Clusters from all layers of a group beat those of its first layer", _both("csgd", "pacesetter")),
-    Claim("A wider network, squeezed, beats the plain one", (Pair(Arm("squeezed", "1/2"), Arm("scratch", "1/2")),)),
-    Claim("Three stages beat one shot", (Pair(Arm("staged", "5/8"), Arm("csgd", "5/8")),)),
+    Claim("A wider network, squeezed, beats the plain one", (ArmPair(Arm("squeezed", "1/2"), Arm("scratch", "1/2")),)),
+    Claim("Three stages beat one shot", (ArmPair(Arm("staged", "5/8"), Arm("csgd", "5/8")),)),
     Claim("Widths by what clustering loses (inertia) beat uniform ones at equal MACs", _budgets("inertia")),
     Claim("Widths by inertia weighted by the Fisher information beat uniform ones at equal MACs", _budgets("fisher")),
 )
 
 
 @dataclass(frozen=True)
-class Difference:
+class TopDifference:
     """First minus second over the seeds that both have.
 
     Attributes:
@@ -87,7 +87,7 @@ class Difference:
         return "not contradicted: no difference beyond the spread" if equal else "not shown"
 
 
-def difference(pair: Pair, found: Found, least: float) -> Difference | None:
+def difference(pair: ArmPair, found: Found, least: float) -> TopDifference | None:
     """Compute first minus second with its interval; None if no seed has both."""
     from scipy.stats import t
 
@@ -97,6 +97,6 @@ def difference(pair: Pair, found: Found, least: float) -> Difference | None:
     if not both:
         return None
     if len(both) == 1:
-        return Difference(1, both[0], math.inf)
+        return TopDifference(1, both[0], math.inf)
     spread = max(stdev(both), least)
-    return Difference(len(both), mean(both), float(t.ppf(0.975, len(both) - 1)) * spread / math.sqrt(len(both)))
+    return TopDifference(len(both), mean(both), float(t.ppf(0.975, len(both) - 1)) * spread / math.sqrt(len(both)))

@@ -18,8 +18,8 @@ from benchmarks.runs import add_limits, run_all
 from fxprune.common.files import write_text
 from fxprune.errors import DataError
 
-from .bench import Task
-from .journal import Journal, Row, row_of
+from .bench import ArmTask
+from .journal import ArmJournal, ArmRow, row_of
 from .settings import Arm, Settings
 
 BUILD = ROOT / "build"
@@ -51,12 +51,12 @@ class Table:
     settings: Settings
     quick: Settings
     seeds: int
-    run: Callable[[Task, Callable[..., None]], None]
-    page: Callable[[Journal[Any], Sequence[Arm], Settings], str]
-    kind: type[Row] = Row
+    run: Callable[[ArmTask, Callable[..., None]], None]
+    page: Callable[[ArmJournal[Any], Sequence[Arm], Settings], str]
+    kind: type[ArmRow] = ArmRow
     preload: Sequence[str] = ()
     check: Callable[[], None] = lambda: None
-    figure: Callable[[Journal[Any], Sequence[Arm], Settings, Path], None] = lambda *_: None
+    figure: Callable[[ArmJournal[Any], Sequence[Arm], Settings, Path], None] = lambda *_: None
 
 
 def run_table(table: Table, argv: Sequence[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def run_table(table: Table, argv: Sequence[str] | None = None) -> int:
         print(f"no arm is called `{args.only}`; there are {', '.join(map(str, table.arms))}", file=sys.stderr)
         return 2
     seeds = range(args.seeds or (1 if args.quick else table.seeds))
-    journal = Journal(output / f"{table.name}.csv", table.kind)
+    journal = ArmJournal(output / f"{table.name}.csv", table.kind)
     todo = [] if args.report else journal.missing(arms, seeds, settings)
     try:
         if todo:
@@ -89,7 +89,7 @@ def _run(
     table: Table,
     todo: Sequence[tuple[Arm, int]],
     settings: Settings,
-    journal: Journal[Any],
+    journal: ArmJournal[Any],
     page: Path,
     args: argparse.Namespace,
 ) -> int:
@@ -97,7 +97,7 @@ def _run(
     tasks, work = [], BUILD / table.name
     for arm, seed in todo:
         log = work / "logs" / f"{settings.data}-{seed}-{arm.name}-{arm.keep.replace('/', 'of')}.log"
-        tasks.append((Task(arm, seed, settings, work, args.threads), log))
+        tasks.append((ArmTask(arm, seed, settings, work, args.threads), log))
     failed = 0
     for task, facts in run_all(table.run, tasks, args, noun="arm", preload=table.preload):
         row = row_of(task.arm, task.seed, settings, facts, table.kind)

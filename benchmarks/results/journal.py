@@ -17,7 +17,7 @@ from .settings import Arm, Settings, digest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ArmRow:
     """The results of one arm with one seed; None if the arm has no such number.
 
     Attributes:
@@ -63,19 +63,19 @@ class Row:
     error: str = ""
 
 
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=ArmRow)
 
 
-def row_of(arm: Arm, seed: int, settings: Settings, facts: Mapping[str, Any], kind: type[R] = Row) -> R:  # type: ignore[assignment]
+def row_of(arm: Arm, seed: int, settings: Settings, facts: Mapping[str, Any], kind: type[R] = ArmRow) -> R:  # type: ignore[assignment]
     """Make a row from the facts of an arm; facts without a column are left out."""
     known = {field.name: facts[field.name] for field in fields(kind) if field.name in facts}
     return kind(arm=arm.name, keep=arm.keep, seed=seed, digest=digest(arm, settings), **known)
 
 
-class Journal(Generic[R]):
+class ArmJournal(Generic[R]):
     """The rows of a file, with the newest result of each (arm, keep, seed)."""
 
-    def __init__(self, path: Path, kind: type[R] = Row) -> None:  # type: ignore[assignment]
+    def __init__(self, path: Path, kind: type[R] = ArmRow) -> None:  # type: ignore[assignment]
         """Read the file, if it exists; its columns are the fields of ``kind``."""
         self._path, self._kind = path, kind
         rows = [_parse(line, kind) for line in read_csv(path)]
@@ -107,7 +107,7 @@ class Journal(Generic[R]):
         return [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
 
 
-def to_csv(rows: Iterable[R], kind: type[R] = Row) -> str:  # type: ignore[assignment]
+def to_csv(rows: Iterable[R], kind: type[R] = ArmRow) -> str:  # type: ignore[assignment]
     """Write a header and one line per row, by seed."""
     ordered = (asdict(row) for row in sorted(rows, key=lambda row: row.seed))
     columns = [field.name for field in fields(kind)]

@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.pages import fill
 
 from .cells import mean_of, percent, spread_of
-from .claims import CLAIMS, Claim, Difference, Found, Pair, difference
-from .journal import Journal, Row
+from .claims import CLAIMS, ArmPair, Claim, Found, TopDifference, difference
+from .journal import ArmJournal, ArmRow
 from .settings import BUDGETED, FISHER_BATCHES, Arm, Settings
 from .times import TITLE, time_rows, time_verdicts
 
@@ -37,7 +37,7 @@ LABELS = {
 _CSGD = ("csgd", "even", "imbalanced", "pacesetter", "staged", "finetuned", "squeezed", *BUDGETED)
 
 
-def page(journal: Journal, arms: Sequence[Arm], settings: Settings) -> str:
+def page(journal: ArmJournal, arms: Sequence[Arm], settings: Settings) -> str:
     """Write the page of a journal; results of other settings do not count."""
     found = journal.current(arms, settings)
     train, test = IMAGES[settings.data]
@@ -71,12 +71,12 @@ def page(journal: Journal, arms: Sequence[Arm], settings: Settings) -> str:
     )
 
 
-def failed(journal: Journal[Any]) -> list[Sequence[str]]:
+def failed(journal: ArmJournal[Any]) -> list[Sequence[str]]:
     """List the arms that failed."""
     return [(f"{row.arm} {row.keep}", str(row.seed), row.error) for row in journal.rows if row.error]
 
 
-def _row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
+def _row(arm: Arm, rows: Sequence[ArmRow]) -> Sequence[str]:
     wide = f"{LABELS[arm.name]}", arm.width, str(len(rows))
     return (
         *wide,
@@ -89,7 +89,7 @@ def _row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
     )
 
 
-def _trimmed(rows: Sequence[Row]) -> Mapping[str, Any]:
+def _trimmed(rows: Sequence[ArmRow]) -> Mapping[str, Any]:
     """Sum up what the trims changed, in all networks."""
     changed, snapped = (sum(getattr(row, name) or 0 for row in rows) for name in ("changed", "changed_by_snap"))
     # 1e-9: far above what float64 rounds, far below what a wrong merge moves
@@ -99,7 +99,7 @@ def _trimmed(rows: Sequence[Row]) -> Mapping[str, Any]:
     return {"networks": len(rows), "changed": changed, "snapped": snapped, "error64": worst, "verdict": verdict}
 
 
-def _trim_row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
+def _trim_row(arm: Arm, rows: Sequence[ArmRow]) -> Sequence[str]:
     def worst(name: str, form: str) -> str:
         values = [value for row in rows if (value := getattr(row, name)) is not None]
         return form.format(max(values)) if values else ""
@@ -122,27 +122,27 @@ def _by_seed(arms: Sequence[Arm], found: Found) -> tuple[Sequence[str], list[Seq
     return ("arm", "width", *(f"seed {seed}" for seed in seeds)), rows
 
 
-def _both(row: Row) -> str:
+def _both(row: ArmRow) -> str:
     return "" if row.top1 is None or row.loss is None else f"{row.top1:.2%}, {row.loss:.3f}"
 
 
-def _gaps(claim: Claim, found: Found, images: int) -> Iterator[tuple[Pair, Difference, str]]:
+def _gaps(claim: Claim, found: Found, images: int) -> Iterator[tuple[ArmPair, TopDifference, str]]:
     for pair in claim.pairs:
         gap = difference(pair, found, least=1.0 / images)
         if gap is not None:
             yield pair, gap, gap.verdict(pair.equal)
 
 
-def _claim_row(found: Found, pair: Pair, gap: Difference, verdict: str) -> Sequence[str]:
+def _claim_row(found: Found, pair: ArmPair, gap: TopDifference, verdict: str) -> Sequence[str]:
     name, width = f"{LABELS[pair.first.name]} minus {LABELS[pair.second.name]}", pair.first.width
     return name, width, points(gap), _loss(pair, found), str(gap.seeds), f"**{verdict}**"
 
 
-def points(gap: Difference) -> str:
+def points(gap: TopDifference) -> str:
     """Format a difference of top-1 with half its interval, in percentage points."""
     return f"{100 * gap.mean:+.2f}" + (f" ± {100 * gap.half:.2f}" if gap.seeds > 1 else "") + " points"
 
 
-def _loss(pair: Pair, found: Found) -> str:
+def _loss(pair: ArmPair, found: Found) -> str:
     gap = difference(replace(pair, column="loss"), found, least=0.0)
     return "" if gap is None else f"{gap.mean:+.3f}" + (f" ± {gap.half:.3f}" if gap.seeds > 1 else "")

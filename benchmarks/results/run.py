@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 import fxprune
 from fxprune.models_zoo.data import load_data
 
-from .bench import Bench, Task
+from .bench import ArmTask, Bench
 from .clock import step_times
 from .rivals import Lasso, fisher_curve, mean_squares, remove, weakest, widths_by_loss
 from .settings import CLOCKS, FISHER_BATCHES
@@ -30,8 +30,8 @@ WIDER = 1.5
 STAGES = (13 / 16, 11 / 16)
 
 
-def run(task: Task, record: Callable[..., None]) -> None:
-    """Train one arm and record its results: columns of :class:`.journal.Row`."""
+def run(task: ArmTask, record: Callable[..., None]) -> None:
+    """Train one arm and record its results: columns of :class:`.journal.ArmRow`."""
     torch.set_num_threads(task.threads)
     settings = task.settings
     data = load_data(settings.data, image_size=settings.image_size, batch_size=settings.batch_size, seed=task.seed)

@@ -7,7 +7,7 @@ from statistics import mean
 
 from .cells import spread_of
 from .claims import Found
-from .journal import Row
+from .journal import ArmRow
 from .settings import CLOCKS, Settings
 
 TITLE = "C-SGD is as fast as SGD"
@@ -29,14 +29,14 @@ def time_rows(found: Found, settings: Settings) -> Iterator[Sequence[str]]:
         yield *cells, f"**{_verdict(ratios)}**"
 
 
-def _timed(found: Found, settings: Settings) -> Iterator[tuple[int, list[Row]]]:
+def _timed(found: Found, settings: Settings) -> Iterator[tuple[int, list[ArmRow]]]:
     for arm, rows in found.items():
         timed = [row for row in rows if row.sgd_ms and row.csgd_ms]
         if arm.name in CLOCKS and timed:
             yield CLOCKS[arm.name] or settings.batch_size, timed
 
 
-def _ratios(rows: Sequence[Row]) -> list[float]:
+def _ratios(rows: Sequence[ArmRow]) -> list[float]:
     return [(row.csgd_ms or 0.0) / (row.sgd_ms or 1.0) for row in rows]
 
 

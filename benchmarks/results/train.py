@@ -28,7 +28,7 @@ def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Phase:
+class ArmPhase:
     """How long an arm trains, from which learning rate, and in which order of images."""
 
     epochs: float
@@ -40,7 +40,7 @@ def fit(
     model: nn.Module,
     data: Data,
     settings: Settings,
-    phase: Phase,
+    phase: ArmPhase,
     *,
     hook: Hook | None = None,
     loss: Loss = cross_entropy,
@@ -111,23 +111,23 @@ def _endless(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
+class TestScore:
     """The results of a network on the test images."""
 
     classes: Tensor
     top1: float
     loss: float
 
-    def changed(self, other: Score) -> int:
+    def changed(self, other: TestScore) -> int:
         """Count the images with another class."""
         return int((self.classes != other.classes).sum())
 
 
 @torch.inference_mode()
-def score(model: nn.Module, data: Data) -> Score:
+def score(model: nn.Module, data: Data) -> TestScore:
     """Test a network in evaluation mode."""
     model.eval()
     outputs, labels = zip(*((model(images), labels) for images, labels in data.test), strict=True)
     logits, wanted = torch.cat(outputs), torch.cat(labels)
     classes = logits.argmax(1)
-    return Score(classes, float((classes == wanted).double().mean()), float(F.cross_entropy(logits, wanted)))
+    return TestScore(classes, float((classes == wanted).double().mean()), float(F.cross_entropy(logits, wanted)))

@@ -20,7 +20,7 @@ from benchmarks.runs import add_limits, append_row, newest_rows, run_all
 from benchmarks.sources import digest, sources
 from benchmarks.trust_page import write_section
 
-from .measure import FORMATS, PERMUTATIONS, Task, work
+from .measure import FORMATS, PERMUTATIONS, RoundingTask, work
 
 WORK = ROOT / "build" / "rounding"
 JOURNAL = WORK / "results.jsonl"
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [point.name for point in points][: args.classes]
     sha, before = digest(sources()), newest_rows(JOURNAL, "model")
     todo = [] if args.report else [name for name in names if args.again or name not in before]
-    tasks = [(Task(name, args.compile), WORK / "logs" / f"{name}.log") for name in todo]
+    tasks = [(RoundingTask(name, args.compile), WORK / "logs" / f"{name}.log") for name in todo]
     for task, facts in run_all(work, tasks, args, noun="network"):
         append_row(JOURNAL, {"model": task.model, "digest": sha, **facts})
     rows = newest_rows(JOURNAL, "model")

@@ -14,14 +14,14 @@ PERMUTATIONS = 3
 
 
 @dataclass(frozen=True)
-class Task:
+class RoundingTask:
     """A network, and whether to compile it, which takes a minute."""
 
     model: str
     compile: bool
 
 
-def work(task: Task, record: Callable[..., None]) -> None:
+def work(task: RoundingTask, record: Callable[..., None]) -> None:
     """Record, format by format, the unit and the error of the narrow network."""
     import torch
 

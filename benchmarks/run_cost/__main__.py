@@ -23,7 +23,7 @@ BATCH, EPOCHS, TRAIN, TEST = 256, 120, 1_281_167, 50_000
 Rows = Mapping[str, Mapping[str, Any]]
 
 
-class Share(NamedTuple):
+class CostShare(NamedTuple):
     """How often a part of the run occurs, and its seconds in one process and in each of two."""
 
     name: str
@@ -32,19 +32,19 @@ class Share(NamedTuple):
     each: float
 
 
-def shares(rows: Rows, every: int) -> list[Share]:
+def shares(rows: Rows, every: int) -> list[CostShare]:
     """List the parts of the run; two processes share the images, and nothing else."""
     steps = TRAIN // BATCH
     decoding, passes, step = rows["decoding"], rows["passes"], rows["step"]
     evaluation, save = passes["forward"] + decoding["test"], rows["checkpoint"]["elapsed"]
     return [
-        Share("decoding and augmenting", EPOCHS * TRAIN, decoding["train"], decoding["train"] / 2),
-        Share("forward and backward passes", EPOCHS * TRAIN, passes["both"], passes["both"] / 2),
-        Share("averaging gradients", EPOCHS * steps, 0.0, rows["averaging"]["elapsed"]),
-        Share("steps of the optimizer", EPOCHS * steps, step["alone"], step["alone"]),
-        Share("the hook", EPOCHS * steps, step["hook"], step["hook"]),
-        Share("evaluation, decoding included", EPOCHS * TEST, evaluation, evaluation / 2),
-        Share("checkpoints", EPOCHS * (steps // every + 1), save, save),
+        CostShare("decoding and augmenting", EPOCHS * TRAIN, decoding["train"], decoding["train"] / 2),
+        CostShare("forward and backward passes", EPOCHS * TRAIN, passes["both"], passes["both"] / 2),
+        CostShare("averaging gradients", EPOCHS * steps, 0.0, rows["averaging"]["elapsed"]),
+        CostShare("steps of the optimizer", EPOCHS * steps, step["alone"], step["alone"]),
+        CostShare("the hook", EPOCHS * steps, step["hook"], step["hook"]),
+        CostShare("evaluation, decoding included", EPOCHS * TEST, evaluation, evaluation / 2),
+        CostShare("checkpoints", EPOCHS * (steps // every + 1), save, save),
     ]
 
 

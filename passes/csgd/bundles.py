@@ -111,7 +111,7 @@ class Bundle:
         self._found_pieces = self._found.split(many)
         # Fractions of multiples of the golden ratio: no two numbers of a row count alike.
         self._factors = torch.arange(1, columns + 1, device=device).mul(0.6180339887).frac().add(0.5).to(like.dtype)
-        self._places: list[int] = []
+        self._addresses: list[int] = []
         self._versions: list[int] = []
         self._is_loaded = False  # from a state that may be of other parameters
         self._scratch = like.new_empty(0)  # a copy of the rows where they are no view
@@ -165,7 +165,7 @@ class Bundle:
         """Take means and deviations again if somebody else has written to a parameter since."""
         if self._is_loaded:
             self._check_loaded()
-        elif places_of(self.parameters) != self._places or versions_of(self.parameters) != self._versions:
+        elif places_of(self.parameters) != self._addresses or versions_of(self.parameters) != self._versions:
             self._read_again()
         else:
             self._sum(self._rows_of(self.parameters), self._found_pieces)
@@ -196,7 +196,7 @@ class Bundle:
 
     def _view(self) -> None:
         """Look at a single parameter as rows in its own memory; copy others, all at once."""
-        self._places = places_of(self.parameters)
+        self._addresses = places_of(self.parameters)
         self._plain = [parameter.detach() for parameter in self.parameters]
         first = self._plain[0]
         rows = self.members[0].rows(first)

@@ -49,20 +49,20 @@ def check_apart(model: nn.Module, tied: Iterable[Tied]) -> None:
 
     The optimizer takes them for two: each step would move the same numbers twice, and of narrow steps one is lost.
     """
-    names, open_ = {each.name for each in tied}, list[_Place]()
-    for place in sorted(_places(model), key=lambda each: (each.device, each.start)):
-        open_ = [other for other in open_ if other.device == place.device and other.end > place.start]
+    names, open_ = {each.name for each in tied}, list[_Span]()
+    for span in sorted(_spans(model), key=lambda each: (each.device, each.start)):
+        open_ = [other for other in open_ if other.device == span.device and other.end > span.start]
         for other in open_:
-            if names & {place.name, other.name} and not _interleave(place.parameter, other.parameter):
+            if names & {span.name, other.name} and not _interleave(span.parameter, other.parameter):
                 raise OptionError(
-                    f"`{other.name}` and `{place.name}` are two parameters that share memory, so that each step would "
+                    f"`{other.name}` and `{span.name}` are two parameters that share memory, so that each step would "
                     "move the same numbers twice: make them one parameter, of which `forward` takes views, or leave "
                     "their groups out of the plan."
                 )
-        open_.append(place)
+        open_.append(span)
 
 
-class _Place(NamedTuple):
+class _Span(NamedTuple):
     """Where a parameter is in memory, from its first to its last byte."""
 
     device: str
@@ -72,11 +72,11 @@ class _Place(NamedTuple):
     parameter: nn.Parameter
 
 
-def _places(model: nn.Module) -> Iterator[_Place]:
+def _spans(model: nn.Module) -> Iterator[_Span]:
     for name, p in model.named_parameters():
         if p.layout == torch.strided and p.numel() and not p.is_meta:
             end = p.data_ptr() + _reach(p) * p.element_size()
-            yield _Place(str(p.device), p.data_ptr(), end, name, p)
+            yield _Span(str(p.device), p.data_ptr(), end, name, p)
 
 
 def _reach(x: Tensor) -> int:

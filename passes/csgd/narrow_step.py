@@ -130,12 +130,12 @@ class NarrowStep:
     @torch.no_grad()
     def wide_state_dict(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return a state dict of the optimizer with the shapes of the parameters."""
-        places: dict[Any, nn.Parameter] = {}
+        twins: dict[Any, nn.Parameter] = {}
         for packed, group in zip(state["param_groups"], self._optimizer.param_groups, strict=True):
-            places |= dict(zip(packed["params"], group["params"], strict=True))
-        known = {places[i]: each for i, each in state["state"].items() if i in places}
+            twins |= dict(zip(packed["params"], group["params"], strict=True))
+        known = {twins[i]: each for i, each in state["state"].items() if i in twins}
         wide = self._state.widened(self._bundles, known)
-        tensors = {i: wide[places[i]] if i in places else each for i, each in state["state"].items()}
+        tensors = {i: wide[twins[i]] if i in twins else each for i, each in state["state"].items()}
         return {**state, "state": dict(sorted(tensors.items()))}  # a step changes their order
 
     def widened(self, state: Mapping[Any, dict[str, Any]]) -> Mapping[Any, dict[str, Any]]:

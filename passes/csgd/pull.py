@@ -24,7 +24,7 @@ from .narrow_step import NarrowStep, has_rows
 from .sharding import check_in_model, check_in_optimizer
 from .step_guard import guard_steps
 from .strength import motions_at_start, starts_of, strength_for
-from .tied import Deviation, Places, Tied, deviation_of
+from .tied import Deviation, Slots, Tied, deviation_of
 
 
 class Csgd:
@@ -44,7 +44,7 @@ class Csgd:
         self.strength = strength
         self.coupled = coupled
         self._optimizer = optimizer
-        self._tied, self._places, self._constants = tied, Places(tied), constants
+        self._tied, self._slots, self._constants = tied, Slots(tied), constants
         self._kinds = [kind_of(each.parameter) for each in tied]
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         # Groups in which nothing is pulled may have any rate; without parameters, constants go by all.
@@ -196,7 +196,7 @@ class Csgd:
         if held != self._held:
             check_in_optimizer(self._tied, self._optimizer)
             self._held = held
-        if not self._places.hold():
+        if not self._slots.hold():
             check_in_model(self._tied)
         check_kinds(self._tied, self._kinds)
         more = len(self._optimizer.param_groups) - len(self._motions)

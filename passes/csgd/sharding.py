@@ -74,7 +74,7 @@ def sharded_as(parameter: torch.Tensor) -> str | None:
 def check_in_model(tied: Iterable[Tied]) -> None:
     """Raise OptionError if the model lost a parameter; a layer may be in a wrapper by now."""
     moved = [each for each in tied if not each.is_in_place()]
-    tops = {id(top): top for each in moved for top, *_ in each.places[:-1][:1]}
+    tops = {id(top): top for each in moved for top, *_ in each.slots[:-1][:1]}
     layers = (layer for top in tops.values() for each in top.values() if each is not None for layer in each.modules())
     tables = {id(vars(layer)["_parameters"]) for layer in layers}
     gone = next((each.name for each in moved if not each.is_in_one_of(tables)), None)

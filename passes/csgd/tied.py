@@ -30,22 +30,22 @@ class Deviation(NamedTuple):
 class Tied:
     """A parameter, the axes of its tied rows, and its group's index in optimizer.param_groups.
 
-    ``places`` are the tables of modules and of parameters on the way from the model to it, with key and value.
+    ``slots`` are the tables of modules and of parameters on the way from the model to it, with key and value.
     """
 
     name: str
     parameter: nn.Parameter
     partitions: tuple[Partition, ...]
     group: int
-    places: tuple[tuple[dict[str, Any], str, Any], ...] = ()
+    slots: tuple[tuple[dict[str, Any], str, Any], ...] = ()
 
     def is_in_place(self) -> bool:
         """Tell whether the model still has it under its name."""
-        return all(table.get(key) is value for table, key, value in self.places)
+        return all(table.get(key) is value for table, key, value in self.slots)
 
     def is_in_one_of(self, tables: Collection[int]) -> bool:
         """Tell whether its layer still has it, and is one of those with these tables of parameters."""
-        table, key, value = self.places[-1]
+        table, key, value = self.slots[-1]
         return table.get(key) is value and id(table) in tables
 
     def shares_rows(self) -> bool:
@@ -69,7 +69,7 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
     for parameter, cuts in axes.items():
         name = cuts[0].parameter
         if parameter in held:
-            tied.append(Tied(name, parameter, tuple(cuts), held[parameter], _places(model, name, parameter)))
+            tied.append(Tied(name, parameter, tuple(cuts), held[parameter], _slots(model, name, parameter)))
         elif not all(rows_equal(parameter, on_device(cut, parameter.device)) for cut in cuts):
             raise OptionError(
                 f"the plan merges rows of `{name}`, but the optimizer does not hold that parameter, so "
@@ -78,23 +78,23 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
     return tied
 
 
-def _places(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple[tuple[dict[str, Any], str, Any], ...]:
+def _slots(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple[tuple[dict[str, Any], str, Any], ...]:
     *path, key = name.split(".")
-    places, module = [], model
+    slots, module = [], model
     for each in path:
-        places.append((vars(module)["_modules"], each, module := module.get_submodule(each)))
-    return (*places, (vars(module)["_parameters"], key, parameter))
+        slots.append((vars(module)["_modules"], each, module := module.get_submodule(each)))
+    return (*slots, (vars(module)["_parameters"], key, parameter))
 
 
-class Places:
+class Slots:
     """The tables on the ways from a model to its parameters, each place once."""
 
     def __init__(self, tied: Sequence[Tied]) -> None:
         """Take those of some parameters."""
-        places = {(id(table), key): (table, key, value) for each in tied for table, key, value in each.places}
-        self._tables = [table for table, _, _ in places.values()]
-        self._keys = [key for _, key, _ in places.values()]
-        self._values = [value for _, _, value in places.values()]
+        slots = {(id(table), key): (table, key, value) for each in tied for table, key, value in each.slots}
+        self._tables = [table for table, _, _ in slots.values()]
+        self._keys = [key for _, key, _ in slots.values()]
+        self._values = [value for _, _, value in slots.values()]
 
     def hold(self) -> bool:
         """Tell whether every place still has what it had."""

@@ -69,7 +69,7 @@ def local_batches(loader: Loader, ranks: Ranks, *, every: bool = True) -> Iterat
             if _is_usable(total, ranks, every):
                 yield LocalBatch(_rows_of(images, chosen, total), _rows_of(labels, chosen, total), total)
         return
-    sizes = [size for size in _sizes(own.batch_sampler.whole) if _is_usable(size, ranks, every)]
+    sizes = [size for size in _sizes(own.batch_sampler.batches) if _is_usable(size, ranks, every)]
     for (images, labels), size in zip(own, sizes, strict=True):
         yield LocalBatch(images, labels, size)
 
@@ -91,16 +91,16 @@ def _is_usable(total: int, ranks: Ranks, every: bool) -> bool:
 class _OwnRows:
     """A batch sampler that yields this process's rows of each batch."""
 
-    def __init__(self, whole: BatchSampler, ranks: Ranks) -> None:
-        self.whole, self._ranks = whole, ranks
+    def __init__(self, batches: BatchSampler, ranks: Ranks) -> None:
+        self.batches, self._ranks = batches, ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.whole:
+        for batch in self.batches:
             if chosen := local_rows(len(batch), self._ranks):
                 yield [batch[row] for row in chosen]
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.batches)
 
 
 def _reading(loader: Any, ranks: Ranks) -> Any:

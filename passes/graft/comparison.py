@@ -48,7 +48,7 @@ class Literal:
 
 
 @dataclass(frozen=True)
-class Factor:
+class Multiplier:
     """A number that the narrow graph multiplies the result of a wide node by."""
 
     node: str
@@ -75,7 +75,7 @@ class Comparison:
     values: Mapping[Attribute, Number]
     literals: tuple[Literal, ...]
     computed: Computed
-    factors: tuple[Factor, ...]
+    factors: tuple[Multiplier, ...]
 
     @property
     def used(self) -> set[Attribute]:
@@ -112,15 +112,15 @@ def _node_pairs(wide: fx.Graph, narrow: fx.Graph) -> Iterator[tuple[fx.Node, fx.
             yield node, twin
 
 
-def _factors(pairs: Sequence[tuple[fx.Node, fx.Node]]) -> Iterator[Factor]:
+def _factors(pairs: Sequence[tuple[fx.Node, fx.Node]]) -> Iterator[Multiplier]:
     """List what the narrow graph multiplies a result by, or what a layer reads."""
     paired = {twin for _, twin in pairs}
     for node, twin in pairs:
         read = twin.args[0] if twin.args else None
         if _is_factor(node, twin):
-            yield Factor(node.name, source_of(node), twin.args[1])  # type: ignore[arg-type]
+            yield Multiplier(node.name, source_of(node), twin.args[1])  # type: ignore[arg-type]
         elif isinstance(read, fx.Node) and read not in paired and _is_times(read):
-            yield Factor(node.name, source_of(node), read.args[1])  # type: ignore[arg-type]
+            yield Multiplier(node.name, source_of(node), read.args[1])  # type: ignore[arg-type]
 
 
 def _is_times(node: fx.Node) -> bool:

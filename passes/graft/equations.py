@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .comparison import Comparison, Factor, Literal
+from .comparison import Comparison, Literal, Multiplier
 from .provenance import Attribute, Number, attributes_of, evaluate, solve
 
 
@@ -24,7 +24,7 @@ class Solution:
     values: Mapping[Attribute, Number]
     unsolved: tuple[Literal, ...]
     lengths: tuple[Literal, ...]
-    factors: tuple[Factor, ...]
+    factors: tuple[Multiplier, ...]
 
 
 def solved(comparison: Comparison) -> Solution:

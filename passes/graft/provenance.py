@@ -29,14 +29,14 @@ class Attribute:
 
 
 @dataclass(frozen=True)
-class Operation:
+class Arithmetic:
     """An arithmetic operation on terms."""
 
     function: Callable[..., Any]
     terms: tuple[Term, ...]
 
 
-Term = Number | Attribute | Operation
+Term = Number | Attribute | Arithmetic
 
 
 class Traced:
@@ -58,7 +58,7 @@ def _binary(function: Callable[..., Any], *, swapped: bool) -> Callable[[Any, An
         pair = (other, one) if swapped else (one, other)
         if isinstance(other, bool):  # such as a flag of the mode
             return function(*map(plain, pair))
-        return number(function(*map(plain, pair)), Operation(function, tuple(map(term_of, pair))))
+        return number(function(*map(plain, pair)), Arithmetic(function, tuple(map(term_of, pair))))
 
     return compute
 
@@ -66,7 +66,7 @@ def _binary(function: Callable[..., Any], *, swapped: bool) -> Callable[[Any, An
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     setattr(Traced, f"__{_name}__", _binary(getattr(operator, _name), swapped=False))
     setattr(Traced, f"__r{_name}__", _binary(getattr(operator, _name), swapped=True))
-setattr(Traced, "__neg__", lambda one: number(-plain(one), Operation(operator.neg, (one.term,))))  # noqa: B010
+setattr(Traced, "__neg__", lambda one: number(-plain(one), Arithmetic(operator.neg, (one.term,))))  # noqa: B010
 
 
 class TracedInt(Traced, int):
@@ -101,7 +101,7 @@ def attributes_of(term: Term) -> Iterator[Attribute]:
     """Yield the attributes in a term."""
     if isinstance(term, Attribute):
         yield term
-    elif isinstance(term, Operation):
+    elif isinstance(term, Arithmetic):
         for each in term.terms:
             yield from attributes_of(each)
 
@@ -110,7 +110,7 @@ def evaluate(term: Term, values: Mapping[Attribute, Number]) -> Any:
     """Compute a term."""
     if isinstance(term, Attribute):
         return values[term]
-    if isinstance(term, Operation):
+    if isinstance(term, Arithmetic):
         return term.function(*(evaluate(each, values) for each in term.terms))
     return term
 
@@ -119,7 +119,7 @@ def solve(term: Term, wanted: Number, unknown: Attribute, values: Mapping[Attrib
     """Find the value of one attribute for which a term, in which it stands once, is ``wanted``."""
     if term == unknown:
         return wanted
-    if not isinstance(term, Operation):
+    if not isinstance(term, Arithmetic):
         return None
     inside = [unknown in set(attributes_of(each)) for each in term.terms]
     if sum(inside) != 1:

@@ -12,7 +12,7 @@ from .facts import sources
 
 
 @dataclass(frozen=True)
-class Part:
+class AxisChannels:
     """Channels on an axis of a weight: how many, of which group; None: they are frozen."""
 
     group: str | None
@@ -35,8 +35,8 @@ class LayerRow:
     name: str
     source: str
     shape: tuple[int, ...]
-    makes: tuple[Part, ...]
-    reads: tuple[Part, ...]
+    makes: tuple[AxisChannels, ...]
+    reads: tuple[AxisChannels, ...]
     frozen: tuple[str, ...]
 
     @property
@@ -78,16 +78,16 @@ def layer_rows(coupling: Coupling) -> list[LayerRow]:
     return rows
 
 
-def _parts(coupling: Coupling, *, tied: bool) -> Mapping[str, Sequence[Part]]:
+def _parts(coupling: Coupling, *, tied: bool) -> Mapping[str, Sequence[AxisChannels]]:
     """Map each axis of a parameter to the parts of it that belong to groups."""
     found = defaultdict(list)
     for group in coupling.groups.values():
         for axis in group.tied if tied else group.readers:
-            found[f"{axis.parameter}:{axis.dim}"].append(Part(group.name, axis.positions.size))
+            found[f"{axis.parameter}:{axis.dim}"].append(AxisChannels(group.name, axis.positions.size))
     return found
 
 
-def _filled(parts: Iterable[Part], length: int) -> tuple[Part, ...]:
+def _filled(parts: Iterable[AxisChannels], length: int) -> tuple[AxisChannels, ...]:
     known = tuple(parts)
     rest = length - sum(part.channels for part in known)
-    return (*known, Part(None, rest)) if rest > 0 else known
+    return (*known, AxisChannels(None, rest)) if rest > 0 else known

@@ -14,7 +14,7 @@ from fxprune.coupling import Coupling
 
 from .coupling import Inspection, change
 from .facts import GroupFacts
-from .layer_rows import LayerRow, Part, layer_rows
+from .layer_rows import AxisChannels, LayerRow, layer_rows
 
 # In units of the drawing, which is as wide as a small telephone and grows with the page.
 _WIDTH, _ROW, _LANE, _MIDDLE, _BAR, _LABEL = 340, 20, 7, 112, 100, 170
@@ -126,7 +126,7 @@ def _unbroken(text: str) -> str:
 def _drawing(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:
     widest = max((max(row.width, _sum(row.reads)) for row in rows), default=1)
     lanes, left = _lanes(rows, numbers)
-    drawn = [_row(row, place, widest, numbers, left) for place, row in enumerate(rows)]
+    drawn = [_row(row, position, widest, numbers, left) for position, row in enumerate(rows)]
     parts = []
     for first in range(0, len(rows), _ROWS):  # a page breaks between drawings, never inside one
         end = min(first + _ROWS, len(rows))
@@ -144,19 +144,19 @@ def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> tuple[list[t
     Returns:
         The lines, and where the drawing begins: room that they do not need is left to the names of layers.
     """
-    places = defaultdict(list)
-    for place, row in enumerate(rows):
+    positions = defaultdict(list)
+    for position, row in enumerate(rows):
         for group in dict.fromkeys(part.group for part in row.makes if part.group is not None):
-            places[group].append(place)
+            positions[group].append(position)
     ends: list[int] = []
     drawn = []
-    for group, members in sorted(places.items(), key=lambda item: item[1]):
+    for group, members in sorted(positions.items(), key=lambda item: item[1]):
         if len(members) < 2:
             continue
         lane = next((i for i, end in enumerate(ends) if end < members[0]), len(ends))
         ends[lane : lane + 1] = [members[-1]]
         x = 5 + _LANE * max(_LANES - 1 - lane, 0)  # from the bars to the left
-        dots = "".join(f'<circle class="dot" cx="{x}" cy="{_y(place) + 9}" r="3"/>' for place in members)
+        dots = "".join(f'<circle class="dot" cx="{x}" cy="{_y(position) + 9}" r="3"/>' for position in members)
         line = f'<path class="lane" d="M{x} {_y(members[0]) + 9}V{_y(members[-1]) + 9}"/>'
         number = numbers[group]
         lane_drawn = f'<g class="c" style="--h:{_hue(number)}" data-groups="{number}">{line}{dots}</g>'
@@ -164,10 +164,10 @@ def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> tuple[list[t
     return drawn, _LANE * max(_LANES - len(ends), 0)
 
 
-def _row(row: LayerRow, place: int, widest: int, numbers: Mapping[str, int], left: int) -> str:
+def _row(row: LayerRow, position: int, widest: int, numbers: Mapping[str, int], left: int) -> str:
     groups = dict.fromkeys(numbers[part.group] for part in (*row.makes, *row.reads) if part.group is not None)
     note = escape(_note(row), quote=True)
-    y, most = _y(place), 28 + left // 6 - len(str(row.width))
+    y, most = _y(position), 28 + left // 6 - len(str(row.width))
     name = shortened(row.name, most)
     return (
         f'<g class="row" tabindex="0" role="img" aria-label="{note}" data-note="{note}" '
@@ -178,7 +178,7 @@ def _row(row: LayerRow, place: int, widest: int, numbers: Mapping[str, int], lef
     )
 
 
-def _bar(parts: Sequence[Part], y: int, height: int, widest: int, numbers: Mapping[str, int]) -> str:
+def _bar(parts: Sequence[AxisChannels], y: int, height: int, widest: int, numbers: Mapping[str, int]) -> str:
     total = _sum(parts)
     if not total:
         return ""
@@ -234,12 +234,12 @@ def _frozen(found: Inspection) -> str:
     return f"<ul>{''.join(held)}</ul>" if held else "<p>Nothing.</p>"
 
 
-def _sum(parts: Iterable[Part]) -> int:
+def _sum(parts: Iterable[AxisChannels]) -> int:
     return sum(part.channels for part in parts)
 
 
-def _y(place: int) -> int:
-    return 4 + _ROW * place
+def _y(position: int) -> int:
+    return 4 + _ROW * position
 
 
 def _hue(number: int) -> int:

@@ -65,7 +65,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanSummary:
     """What a plan would change.
 
     Attributes:
@@ -121,7 +121,7 @@ class Planned:
         return asdict(self)
 
 
-def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable | None = None) -> Planned:
+def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable | None = None) -> PlanSummary:
     """Collect what a plan changes, from the cost of one sample and from measured times."""
     coupling, samples = plan.coupling, samples_of(plan.coupling)
     after = np.array([*(now / was for was, now in plan.widths.values()), 1.0])
@@ -136,7 +136,7 @@ def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable
     odd = odd_widths(coupling, {name: width for name, (_, width) in plan.widths.items()}, multiple)
     times = Times(table.runtime, table.batch, table.threads, *table.times_of(plan)) if table else None
     before, left = cost_of_one(coupling), cost_of_one(plan)
-    return Planned(model, plan.method, plan.seed, tuple(groups), before, left, multiple, odd, times)
+    return PlanSummary(model, plan.method, plan.seed, tuple(groups), before, left, multiple, odd, times)
 
 
 def _to(before: int, after: int) -> str:

@@ -36,7 +36,7 @@ from fxprune.passes.store import (
     SNAPPED,
     WIDE,
     OutputFolder,
-    check_place,
+    check_target,
     check_writable,
     output_folder,
     save_weights,
@@ -169,7 +169,7 @@ class Compression:
         """Lock the output folder until the stack is closed, and check that no user's file is there."""
         self.reads = files_read(self.job)
         self.output = stack.enter_context(output_folder(self.job.output))
-        check_place(self.output.target, RESULTS)
+        check_target(self.output.target, RESULTS)
         check_checkpoints(self.job.output)
 
     def results_aside(self) -> AbstractContextManager[Path | None]:

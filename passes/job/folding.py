@@ -19,7 +19,7 @@ from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import FoldJob, with_options_of, write_recipe
 from fxprune.passes.planning import load_plan
 from fxprune.passes.repair import Repair, fold
-from fxprune.passes.report import Folded, Metrics, Result
+from fxprune.passes.report import FoldSummary, Metrics, Result
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.store import (
     LATENCY,
@@ -29,7 +29,7 @@ from fxprune.passes.store import (
     SNAPPED,
     WIDE,
     OutputFolder,
-    check_place,
+    check_target,
     check_writable,
     output_folder,
     save_weights,
@@ -98,7 +98,7 @@ class _Folding:
         reads = files_read(self.job)
         with ExitStack() as stack:
             output: OutputFolder = stack.enter_context(output_folder(self.job.output))
-            check_place(output.target, RESULTS)
+            check_target(output.target, RESULTS)
             check_export(self.job.opset)
             with self.clock("build", named(self.job.model)):
                 network, data, preprocessing = network_and_data(self.job, self.device)
@@ -175,13 +175,13 @@ class _Folding:
             folded=folded,
         )
 
-    def folded(self, small: fx.GraphModule, samples: Samples) -> Folded:
+    def folded(self, small: fx.GraphModule, samples: Samples) -> FoldSummary:
         """Describe the repairs."""
         repairs = small.meta["repairs"]
         # What noise lacks is no number of images.
         needed = [] if samples.repair is None else [*small.meta["needed"].values()]
         unfitted = {each.layer: each.note for each in repairs if _keeps_sums(each)}
-        return Folded(
+        return FoldSummary(
             repair=small.meta["repair"],
             wanted=self.job.repair or "readers",
             errors=small.meta["errors"],

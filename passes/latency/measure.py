@@ -98,7 +98,7 @@ def latency_table(
         return smallest if _share(tried) == 1.0 > share else tried  # no narrower widths are near it
 
     with tempfile.TemporaryDirectory() as folder:
-        stopwatch = _Stopwatch(coupling, runtime, batch, Path(folder))
+        stopwatch = _WideTimer(coupling, runtime, batch, Path(folder))
         table = LatencyTable(
             network=coupling.digest,
             macs=macs_of_one(coupling),
@@ -131,7 +131,7 @@ def latency_table(
 def time_of(plan: Plan, *, runtime: str = "onnxruntime", batch: int = 1) -> tuple[float, float]:
     """Time the network of a plan in ms, and the ratio of the narrow one's time to it."""
     with tempfile.TemporaryDirectory() as folder:
-        return _Stopwatch(plan.coupling, runtime, batch, Path(folder)).time(plan)
+        return _WideTimer(plan.coupling, runtime, batch, Path(folder)).time(plan)
 
 
 def _next(table: LatencyTable, goal: float) -> float:
@@ -149,7 +149,7 @@ def _share(plan: Plan) -> float:
     return cost(plan).macs / cost(plan.coupling).macs
 
 
-class _Stopwatch:
+class _WideTimer:
     """The wide network as it runs, to time narrow ones beside."""
 
     def __init__(self, coupling: Coupling, runtime: str, batch: int, folder: Path) -> None:

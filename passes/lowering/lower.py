@@ -73,9 +73,9 @@ def _is_foreign(module: fx.GraphModule, node: fx.Node) -> bool:
 
 def _install(module: fx.GraphModule, path: str, lowered: fx.GraphModule) -> None:
     """Put the layers and tensors of a lowered layer in place of the layer."""
-    place = nn.Module()
+    holder = nn.Module()
     owner, _, last = path.rpartition(".")
-    module.get_submodule(owner).add_module(last, place)
+    module.get_submodule(owner).add_module(last, holder)
     for node in lowered.graph.nodes:
         if node.op not in ("call_module", "get_attr"):
             continue

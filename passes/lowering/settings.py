@@ -68,9 +68,9 @@ def short_settings(layer: nn.Module) -> dict[str, Any]:
 
 def build_layer(kind: type[nn.Module], settings: Mapping[str, Any]) -> nn.Module:
     """Construct a layer in eval mode, whose tensors are on the meta device."""
-    place = {"device": "meta"} if "device" in _signature(kind) else {}
+    on_meta = {"device": "meta"} if "device" in _signature(kind) else {}
     with _Undrawn():  # type: ignore[no-untyped-call]
-        return kind(**settings, **place).eval()
+        return kind(**settings, **on_meta).eval()
 
 
 class _Undrawn(TorchFunctionMode):

@@ -185,7 +185,7 @@ def traced_call(node: fx.Node, values: dict[fx.Node, Any]) -> fx.Graph:
     return tracer.graph
 
 
-class _Function(nn.Module):
+class _FunctionModule(nn.Module):
     """A function as a network: its tensors are inputs, and everything else is constant."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
@@ -208,6 +208,6 @@ def _traced_on_example(node: fx.Node, values: dict[fx.Node, Any], error: Excepti
         return function(*args, **kwargs)
 
     try:
-        return capture(_Function(call), tuple(values[each] for each in nodes), ways=("concrete",)).graph
+        return capture(_FunctionModule(call), tuple(values[each] for each in nodes), ways=("concrete",)).graph
     except Exception as second:
         raise _refused(node, function, first_line(second)) from error

@@ -37,9 +37,9 @@ def require_bounds(program: ONNXProgram, bound: BatchRange) -> None:
     checked.type, checked.shape = given.type, given.shape
     graph.insert_before(graph[0], list(tape.nodes))
     for node in users:
-        for place, value in enumerate(node.inputs):
+        for index, value in enumerate(node.inputs):
             if value is given:
-                node.replace_input_with(place, checked)
+                node.replace_input_with(index, checked)
 
 
 def fixed_batch(path: str | os.PathLike[str]) -> int | None:

@@ -75,8 +75,8 @@ def export_pt2(
             _check_no_text(program, name)
             if bound.least > 1 and not bound.fixed:
                 _assert_several(program, bound)
-            torch.export.save(program, whole := io.BytesIO())  # PyTorch ends the process where a disk is full
-            aside.write_bytes(whole.getbuffer())
+            torch.export.save(program, buffer := io.BytesIO())  # PyTorch ends the process where a disk is full
+            aside.write_bytes(buffer.getbuffer())
             with open(aside, "rb") as file:
                 read = torch.export.load(file).module()
         return largest_error(eager, partial(run_eager, read), example, name, tolerance, admitted(batches, bound))

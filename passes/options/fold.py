@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_IMAGES = 1024
 
 
-class Samples(Model, kw_only=False):
+class FoldSubject(Model, kw_only=False):
     """The network to fold, and the data set whose images it is done with."""
 
     heading = "what and where to"
@@ -49,7 +49,7 @@ class Unlabelled(Options):
     in_chans: Annotated[Count, IN_CHANS] = None
 
 
-class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, Samples):
+class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, FoldSubject):
     """The options of :func:`fxprune.passes.job.fold_job`."""
 
     command = "fold"

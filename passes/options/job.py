@@ -90,7 +90,7 @@ class Machine(Options):
     opset: Annotated[int, interval(ge=17), "version of the ONNX operator set"] = 20
 
 
-class Checkpoint(Options):
+class WeightsFile(Options):
     """The option of a file of weights."""
 
     heading = "what and where to"
@@ -101,7 +101,7 @@ class Checkpoint(Options):
     ] = None
 
 
-class Weights(Checkpoint):
+class Weights(WeightsFile):
     """The options of the wide network's weights."""
 
     heading = "what and where to"

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from .job import Checkpoint
+from .job import WeightsFile
 from .ranges import Count, Pixels
 from .requirements import exclude
 
 IN_CHANS = "channels of an image, to which those of --data are converted; default: the data's, or the network's own"
 
 
-class NetworkOptions(Checkpoint):
+class NetworkOptions(WeightsFile):
     """The options of a network that is built without training."""
 
     heading = "network"

@@ -89,7 +89,7 @@ def override(recipe: Mapping[str, Any], given: Mapping[str, Any], kind: type = J
     groups = excludes({**recipe, **given}.get("stages")) if kind is Job else EXCLUDES_OF_FOLD
     replaced = {name for names in map(set, groups) if names & asked for name in names}
     options = {name: value for name, value in recipe.items() if name not in replaced} | dict(given)
-    before, after = (_whole(each, kind) for each in (recipe, options))
+    before, after = (_complete(each, kind) for each in (recipe, options))
     needs = REQUIRES if kind is Job else TIMED
     idle = {need.name for need in needs if need.met(before) and not need.met(after)} - given.keys()
     return {name: value for name, value in options.items() if name not in idle}
@@ -171,7 +171,7 @@ def _flag_of_model(kind: type) -> str:
     return "--model" if _command_of(kind) == "compress" else "MODEL"
 
 
-def _whole(options: Mapping[str, Any], kind: type) -> SimpleNamespace:
+def _complete(options: Mapping[str, Any], kind: type) -> SimpleNamespace:
     """Return the options of a job as attributes, defaults included."""
     return SimpleNamespace(**{name: option.default for name, option in options_of(kind).items()} | dict(options))
 

@@ -1,7 +1,7 @@
 """Report what a run measured, and read and check its folder of results again."""
 
 from .bench import bench
-from .fold_summary import Folded
+from .fold_summary import FoldSummary
 from .metrics import Metrics, read_metrics
 from .recording import Recording, ShownImage, reasons_of
 from .results import Result, read_result

@@ -46,7 +46,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Timings:
     """All timings; prints as a table."""
 
     timings: tuple[Timing, ...]
@@ -64,7 +64,7 @@ class Bench:
         return text + (f"\n{self.left_out}" if self.left_out else "")
 
 
-def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
+def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Timings:
     """Time both networks on random inputs of their own sizes.
 
     Args:
@@ -99,4 +99,4 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
             both = (partial(run_on, calls[runtime, name], given) for name in ("wide", "narrow"))
             times = alternated(*both)
             timings.append(Timing(runtime, batch, times.first_ms, times.second_ms, times.pairs))
-    return Bench(tuple(timings), torch.get_num_threads(), why and f"left out: {why}")
+    return Timings(tuple(timings), torch.get_num_threads(), why and f"left out: {why}")

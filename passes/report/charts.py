@@ -177,10 +177,10 @@ def latencies(rows: Sequence[Row], unit: str) -> Markup:
     )
     parts, reported = [frame.draw()], []
     for (name, points), kind in zip(pairs.items(), MEASURES):
-        wide, places = points[0], frame.at(points)
+        wide, spots = points[0], frame.at(points)
         parts.append(line(frame.at([(0.0, 0.0), wide]), f"stroke {kind} dashed"))
-        parts += [line(places, f"stroke {kind}")]
-        parts += [dot(x, y, f"fill {kind}", f"{name}: {three(ms)} ms") for (x, y), (_, ms) in zip(places, points)]
+        parts += [line(spots, f"stroke {kind}")]
+        parts += [dot(x, y, f"fill {kind}", f"{name}: {three(ms)} ms") for (x, y), (_, ms) in zip(spots, points)]
         reported.append(f"{name}: {' to '.join(three(ms) for _, ms in points)} ms")
     parts.append(_legend(list(pairs)))
     return picture(

@@ -19,7 +19,7 @@ MEASURES = {"labels": "accuracy", "wide": "agreement", "": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folded:
+class FoldSummary:
     """The repairs of a fold.
 
     Attributes:
@@ -92,7 +92,7 @@ class Folded:
         return f"{text}, {on}; relative error of the outputs on those held back: {errors}"
 
 
-def folded_from(value: Any, path: Path) -> Folded | None:
+def folded_from(value: Any, path: Path) -> FoldSummary | None:
     """Read what a summary says about a fold; None for a run of C-SGD.
 
     Raises:
@@ -111,4 +111,4 @@ def folded_from(value: Any, path: Path) -> Folded | None:
     sound = sound and all(type(error) in (int, float) and error >= 0 for error in errors.values())
     if not sound or not all(isinstance(why, str) for why in value["unfitted"].values()):
         raise CheckpointError(remedy)
-    return Folded(**(value | {"errors": errors}))
+    return FoldSummary(**(value | {"errors": errors}))

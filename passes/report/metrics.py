@@ -53,7 +53,7 @@ class Metrics:
         write_text(path, "".join(map(_line, kept)))
         self._step = kept[-1]["step"] if kept else 0
         # A checkpoint may come before or after the record of its own step; in the latter case do not write it again.
-        self._already = {_place(record) for record in kept if record["step"] == resume_at}
+        self._already = {_key(record) for record in kept if record["step"] == resume_at}
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._on_write = on_write
         on_write()
@@ -78,7 +78,7 @@ class Metrics:
         record: Record = {"phase": phase, "epoch": epoch, "step": step}
         record |= {name: _finite(value) for name, value in numbers.items()}
         self._step = step
-        if _place(record) in self._already:
+        if _key(record) in self._already:
             return
         self._file.write(_line(record))
         self._file.flush()
@@ -118,7 +118,7 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[Record]:
     return [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _parsed(line: str, place: str) -> Record:
+def _parsed(line: str, line_name: str) -> Record:
     try:
         record: Record = parse_json(line)
         counts = record["epoch"], record["step"]
@@ -130,12 +130,12 @@ def _parsed(line: str, place: str) -> Record:
             raise ValueError
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{place}, is no record of a run but `{line[:60]}`: take it out, or begin anew."
+            f"{line_name}, is no record of a run but `{line[:60]}`: take it out, or begin anew."
         ) from error
     return record
 
 
-def _place(record: Mapping[str, Any]) -> Hashable:
+def _key(record: Mapping[str, Any]) -> Hashable:
     """Return the key of a record: an epoch may have several records at one step."""
     return record["phase"], record["epoch"], record["step"], frozenset(record)
 

@@ -18,7 +18,7 @@ from fxprune.common.text import fill, in_units
 from fxprune.errors import CheckpointError
 from fxprune.passes.store import SUMMARY
 
-from .fold_summary import Folded, folded_from
+from .fold_summary import FoldSummary, folded_from
 from .numbers import Measure, three
 from .rows import Row, finite, kinds_of, row_from
 
@@ -64,7 +64,7 @@ class Result:
     seconds: Mapping[str, float] = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
     versions: Mapping[str, str] = field(repr=False)
-    folded: Folded | None = field(default=None, repr=False)
+    folded: FoldSummary | None = field(default=None, repr=False)
     metric: str = "accuracy"
     higher_is_better: bool = True
     weights: str = field(default="", repr=False)

@@ -28,7 +28,7 @@ BY_NO_NAME = "it was given as a module, which no name builds again"
 
 
 @dataclass(frozen=True, eq=False)
-class Wide:
+class WideNetwork:
     """The wide network of a folder, with equal clusters."""
 
     snapped: nn.Module
@@ -47,7 +47,7 @@ class Run:
     """
 
     narrow: fx.GraphModule
-    wide: Wide | None
+    wide: WideNetwork | None
     absent: str
     example: Inputs
 
@@ -59,30 +59,30 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         CheckpointError: the folder is missing, unfinished or damaged.
         ModelError: this installation cannot build the wide network.
     """
-    place = Path(folder)
-    narrow = load(place)
+    path = Path(folder)
+    narrow = load(path)
     example: Inputs = narrow.meta["example_inputs"]
-    manifest = read_manifest(place)
+    manifest = read_manifest(path)
     if SNAPPED not in manifest.files:
         return Run(narrow, None, f"there is no {SNAPPED} in the folder", example)
-    manifest.check(place, [SNAPPED])
-    snapped = build_wide(place, narrow)
+    manifest.check(path, [SNAPPED])
+    snapped = build_wide(path, narrow)
     if snapped is not None:
-        load_weights(snapped.eval(), place / SNAPPED)
-        return Run(narrow, Wide(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
+        load_weights(snapped.eval(), path / SNAPPED)
+        return Run(narrow, WideNetwork(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
     if WIDE_GRAPH not in manifest.files:
         return Run(narrow, None, BY_NO_NAME, example)
-    manifest.check(place, [WIDE_GRAPH])
-    snapped = wide_from_graph(place, narrow)
+    manifest.check(path, [WIDE_GRAPH])
+    snapped = wide_from_graph(path, narrow)
     content = narrow.meta["plan"].to_json()
     read = dict(named_tensors(snapped)).keys()  # of a layer that is never called, the graph has no tensors
     content["tensors"] = {name: shape for name, shape in content["tensors"].items() if name in read}
     try:
-        return Run(narrow, Wide(snapped, plan_for(snapped, StoredPlan(content, place / PLAN))), "", example)
+        return Run(narrow, WideNetwork(snapped, plan_for(snapped, StoredPlan(content, path / PLAN))), "", example)
     except PlanError as error:  # the graph holds what a module computes, and not always its groups
         return Run(narrow, None, str(error).rstrip("."), example)
     except (CaptureError, ModelError) as error:
-        raise CheckpointError(f"{place / WIDE_GRAPH} is damaged: it does not run. {error}") from error
+        raise CheckpointError(f"{path / WIDE_GRAPH} is damaged: it does not run. {error}") from error
 
 
 def wide_of(run: Run, folder: str | os.PathLike[str]) -> nn.Module:

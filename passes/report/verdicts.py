@@ -52,7 +52,7 @@ def verdicts_of(result: Result) -> list[Verdict]:
 def advice_for(result: Result, folder: str) -> Iterator[Advice]:
     """Yield what to do next, what the numbers suggest first."""
     first, last = result.stages[0], result.stages[-1]
-    lost, place = _lost(result), shlex.quote(folder)
+    lost, quoted = _lost(result), shlex.quote(folder)
     if result.folded is not None:
         yield from _after_fold(result, lost)
     elif lost > 1.0:
@@ -68,11 +68,11 @@ def advice_for(result: Result, folder: str) -> Iterator[Advice]:
         yield Advice(
             f"onnxruntime takes {narrow / wide:.2f} of the time for {last.macs / first.macs:.2f} of the MACs: widths "
             "that are multiples of what the hardware computes at once (--round-to 16), and larger batches, gain more.",
-            f"fxprune bench {place}",
+            f"fxprune bench {quoted}",
         )
     yield Advice("Load it in Python.", f"network = fxprune.load({folder!r})")
-    yield Advice("Check everything again, from the files alone.", f"fxprune verify {place}")
-    yield Advice("Write it as a Python file that needs PyTorch only.", f"fxprune export {place} --format python")
+    yield Advice("Check everything again, from the files alone.", f"fxprune verify {quoted}")
+    yield Advice("Write it as a Python file that needs PyTorch only.", f"fxprune export {quoted} --format python")
 
 
 def command_of(result: Result, in_python: Sequence[str]) -> list[str]:

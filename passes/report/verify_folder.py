@@ -39,7 +39,7 @@ from fxprune.plans import Plan
 from fxprune.pytorch.modules import map_tensors, named_tensors
 
 from .results import read_result
-from .run_folder import BY_NO_NAME, Run, Wide, open_run
+from .run_folder import BY_NO_NAME, Run, WideNetwork, open_run
 
 
 @dataclass(frozen=True)
@@ -102,32 +102,32 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
         CheckpointError: the folder is missing, unfinished or damaged.
         DataError: the data are not available.
     """
-    place = Path(folder)
-    phase("read", f"{place}, and ask the stored network")
-    manifest = read_manifest(place)
+    path = Path(folder)
+    phase("read", f"{path}, and ask the stored network")
+    manifest = read_manifest(path)
     # Every file, also those not used here.
-    manifest.check(place, dict.fromkeys([*NETWORK_FILES, *manifest.files]))
-    files = open_run(place)
-    error, bound = check_probe(files.narrow, place)
+    manifest.check(path, dict.fromkeys([*NETWORK_FILES, *manifest.files]))
+    files = open_run(path)
+    error, bound = check_probe(files.narrow, path)
     reason = _not_finite(files.narrow) or ("" if error <= bound else "it returns something else than when it was saved")
     findings = [Finding("stored network with its stored answer", error, bound, reason)]
     if files.wide is None:
         findings.append(Finding("stored network with the wide one", None, 0.0, "", skipped=files.absent))
     else:
         phase("verify", "the wide network, merged anew, in float64")
-        findings += _on_wide(files.wide, files, place)
+        findings += _on_wide(files.wide, files, path)
     if files.narrow.meta["earlier"]:
         phase("verify", "against the first network, in float64")
-        findings.append(_on_first(files, place))
+        findings.append(_on_first(files, path))
     if ONNX in manifest.files:
         phase("verify", "the ONNX file, in onnxruntime")
-        findings.append(_on_onnx(files.narrow, place / ONNX, files.example))
+        findings.append(_on_onnx(files.narrow, path / ONNX, files.example))
     else:
         findings.append(Finding(_ONNX, None, 1e-4, "", skipped=f"there is no {ONNX} in the folder"))
     if SUMMARY in manifest.files:
-        findings.append(_on_summary(files.narrow, place))
+        findings.append(_on_summary(files.narrow, path))
     if data is not None:
-        findings.append(verify_data(place, data))
+        findings.append(verify_data(path, data))
     return FolderReport(tuple(findings))
 
 
@@ -148,10 +148,10 @@ def _not_finite(network: nn.Module) -> str:
     return f"{', '.join(wrong[:5])} hold numbers that are not finite" if wrong else ""
 
 
-def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
-    if (place / WIDE).exists():
-        snapped, before = (kinds_of(read_tensors(place / name)) for name in (SNAPPED, WIDE))
-        check_kinds(snapped, before, str(place / WIDE))
+def _on_wide(wide: WideNetwork, files: Run, path: Path) -> list[Finding]:
+    if (path / WIDE).exists():
+        snapped, before = (kinds_of(read_tensors(path / name)) for name in (SNAPPED, WIDE))
+        check_kinds(snapped, before, str(path / WIDE))
     sizes = admitted((1, 3), graph_batches(files.narrow, files.example))
     # The same graph with the same numbers may not differ at all.
     again, changes = merged_by(wide.plan, wide.snapped)
@@ -167,10 +167,10 @@ def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
     ]
 
 
-def _on_first(files: Run, place: Path) -> Finding:
+def _on_first(files: Run, path: Path) -> Finding:
     """Hold a network that was narrowed several times against itself in the first class."""
     what, bound = "stored network with the first one, by the composed plan", 1e-9  # as above
-    first, plan = build_wide(place, files.narrow, first=True), files.narrow.meta["composed"]
+    first, plan = build_wide(path, files.narrow, first=True), files.narrow.meta["composed"]
     absorbed = files.narrow.meta["absorbed"]
     skipped = (
         BY_NO_NAME if first is None
@@ -224,7 +224,7 @@ def _refilled(network: nn.Module, narrow: nn.Module) -> nn.Module:
     return map_tensors(network, lambda name, tensor: tensors.get(name, tensor).detach())
 
 
-def _on_tensors(wide: Wide, narrow: nn.Module) -> Finding:
+def _on_tensors(wide: WideNetwork, narrow: nn.Module) -> Finding:
     what = "stored narrow tensors with the merge of the wide ones"
     # Sums are taken in float64 and rounded once, 6e-8 in float32; another device may round the other way.
     bound = 1e-6
@@ -241,10 +241,10 @@ def _on_tensors(wide: Wide, narrow: nn.Module) -> Finding:
 _ONNX = "onnxruntime with PyTorch, in float32"
 
 
-def _on_onnx(network: nn.Module, path: Path, example: Inputs) -> Finding:
+def _on_onnx(network: nn.Module, file: Path, example: Inputs) -> Finding:
     try:
         # Two float32 kernels that sum in different orders differ by 1e-6; a wrong weight moves the output by 1e-2.
-        agreement = check_onnx(network, path, example, tolerance=1e-4)
+        agreement = check_onnx(network, file, example, tolerance=1e-4)
     except FxpruneError as error:
         return Finding(_ONNX, None, 1e-4, str(error))
     except Exception as error:  # onnxruntime may raise any exception
@@ -252,18 +252,18 @@ def _on_onnx(network: nn.Module, path: Path, example: Inputs) -> Finding:
     return Finding(_ONNX, agreement.max_rel_error, 1e-4, "")
 
 
-def _on_summary(network: fx.GraphModule, place: Path) -> Finding:
+def _on_summary(network: fx.GraphModule, path: Path) -> Finding:
     """Hold the widths and the weights that the results tell of against those of the network."""
-    true, result = network.meta["plan"].widths, read_result(place)
+    true, result = network.meta["plan"].widths, read_result(path)
     reported = {name: list(widths) for name, widths in result.widths.items()}
     wrong = [name for name in true if reported.get(name) != list(true[name])]
     reason = f"{SUMMARY} says that `{wrong[0]}` has {reported.get(wrong[0])} channels before and after" if wrong else ""
-    if not wrong and result.weights not in ("", read_network(place)["weights"]):
+    if not wrong and result.weights not in ("", read_network(path)["weights"]):
         reason = f"{SUMMARY} tells of a network with other weights"
     return Finding(f"widths and weights with {SUMMARY}", None, 0.0, reason)
 
 
-def _on_data(network: fx.GraphModule, place: Path, name: str) -> Finding:
+def _on_data(network: fx.GraphModule, path: Path, name: str) -> Finding:
     from fxprune.models_zoo.data import load_data
 
     preprocessing = network.meta["preprocessing"]
@@ -271,8 +271,8 @@ def _on_data(network: fx.GraphModule, place: Path, name: str) -> Finding:
     data = load_data(name, image_size=size, in_chans=channels)
     found = evaluate(network, data.test)
     what = f"top-1 on {name}: {found.top1:.2%} of {count(found.count, 'test image')}"
-    if not (place / SUMMARY).exists():
+    if not (path / SUMMARY).exists():
         return Finding(what, None, 0.0, "", skipped="the folder does not say how many it was")
-    row = read_result(place).stages[-1]
+    row = read_result(path).stages[-1]
     same = row.correct == found.correct and row.count == found.count
     return Finding(what, None, 0.0, "" if same else f"{SUMMARY} says {row.correct} of {row.count} are right")

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write_report(folder: str | os.PathLike[str], shown: str | os.PathLike[str], place: Path | None = None) -> None:
+def write_report(folder: str | os.PathLike[str], shown: str | os.PathLike[str], target: Path | None = None) -> None:
     """Write the page, and the same as Markdown.
 
     Raises:
         CheckpointError: the results are damaged.
         OSError: the files cannot be written.
     """
-    source, target = Path(folder), place or Path(folder)
+    source, output = Path(folder), target or Path(folder)
     try:
         contents = contents_of(source, os.fspath(shown))
         page = _environment(PAGE).get_template(PAGE).render(_values(contents))
@@ -49,17 +49,17 @@ def write_report(folder: str | os.PathLike[str], shown: str | os.PathLike[str], 
         raise CheckpointError(
             f"{source} is damaged: its numbers are of no run ({error}). Run the job again."
         ) from error
-    write_text(target / PAGE_TEXT, re.sub(r"\n{3,}", "\n\n", words))
-    write_text(target / PAGE, page)
+    write_text(output / PAGE_TEXT, re.sub(r"\n{3,}", "\n\n", words))
+    write_text(output / PAGE, page)
 
 
-def draw_deviation(folder: str | os.PathLike[str], place: Path | None = None) -> Path | None:
+def draw_deviation(folder: str | os.PathLike[str], target: Path | None = None) -> Path | None:
     """Write ``deviation.svg`` from ``metrics.jsonl``: measured values as dots, the law as lines.
 
     Args:
         folder: of the results. Records hold ``deviation_largest``, ``deviation_median`` and, if predicted,
             ``deviation_predicted``; the first record of a phase comes before its first step.
-        place: the folder for the file; None: the same folder.
+        target: the folder for the file; None: the same folder.
 
     Returns:
         The file; None if no deviation was recorded.
@@ -76,7 +76,7 @@ def draw_deviation(folder: str | os.PathLike[str], place: Path | None = None) ->
         drawn = deviations(phases)
     except (ArithmeticError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: its numbers are of no run ({error}). Begin anew.") from error
-    path = (place or Path(folder)) / DEVIATION_PLOT
+    path = (target or Path(folder)) / DEVIATION_PLOT
     style = Markup("<style>{}svg {{ background: var(--paper); padding: 12px; }}</style>").format(_css())
     head, _, rest = drawn.partition(">")
     write_text(path, f"{head}>{style}{rest}\n")

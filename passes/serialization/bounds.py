@@ -80,7 +80,7 @@ def run_bounded(network: fx.GraphModule, inputs: Inputs) -> Any:
     Raises:
         AbsurdError: a node makes or computes more than a network of these sizes can need; the message names it.
     """
-    interpreter = _Interpreter(network, garbage_collect_values=True)
+    interpreter = _BoundedInterpreter(network, garbage_collect_values=True)
     interpreter.extra_traceback = False
     with _Foreseen(_bounds(network, inputs, 1)):
         return interpreter.run(*in_order(network.graph, inputs_for(network, inputs)))
@@ -165,7 +165,7 @@ def _value(x: Tensor) -> Tensor | None:
     return value_of(x) if x.is_meta else x
 
 
-class _Interpreter(fx.Interpreter):
+class _BoundedInterpreter(fx.Interpreter):
     """Asks before each call of Python's own functions, and looks at each result."""
 
     def run_node(self, n: fx.Node) -> Any:
@@ -191,7 +191,7 @@ class _Interpreter(fx.Interpreter):
         return value
 
 
-class _MetaInterpreter(_Interpreter, MetaInterpreter):
+class _MetaInterpreter(_BoundedInterpreter, MetaInterpreter):
     """Does so on the meta device."""
 
 
@@ -221,12 +221,12 @@ def _items(value: Any, depth: int) -> Iterator[Any]:
 
 def _check_call(function: Any, given: tuple[Any, ...]) -> None:
     """Raise AbsurdError if a function of Python's own would not end, or fill the memory."""
-    name, place = getattr(function, "__name__", ""), getattr(function, "__module__", "")
-    if place not in ("_operator", "builtins", "math"):
+    name, module = getattr(function, "__name__", ""), getattr(function, "__module__", "")
+    if module not in ("_operator", "builtins", "math"):
         return
-    grows: Callable[..., bool] = _GROWS.get(name, _many if place == "math" else _never)
+    grows: Callable[..., bool] = _GROWS.get(name, _many if module == "math" else _never)
     if grows(*given):
-        raise AbsurdError(f"{place.strip('_')}.{name}{str(given)[:60]} is larger than any number or list needs to be")
+        raise AbsurdError(f"{module.strip('_')}.{name}{str(given)[:60]} is larger than any number or list needs to be")
 
 
 def _never(*_: Any) -> bool:
@@ -243,8 +243,8 @@ def _power(base: Any, exponent: Any = 0, *_: Any) -> bool:
     return isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > _MOST_BITS
 
 
-def _shift(number: Any, places: Any = 0) -> bool:
-    return isinstance(number, int) and isinstance(places, int) and number.bit_length() + places > _MOST_BITS
+def _shift(number: Any, bits: Any = 0) -> bool:
+    return isinstance(number, int) and isinstance(bits, int) and number.bit_length() + bits > _MOST_BITS
 
 
 def _times(one: Any, other: Any = 0) -> bool:

@@ -82,7 +82,7 @@ def build_modules(layers: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor,
             raise ValueError(f"its layer needs `{name[:80]}` {list(wanted.shape)}; it is {found}")
     for name, (tensor, persistent) in tensors.items():
         owner, last = _owner(root, name)
-        _place(owner, last, tensor, persistent, name)
+        _set_tensor(owner, last, tensor, persistent, name)
     return root
 
 
@@ -101,7 +101,7 @@ def _owner(root: nn.Module, path: str) -> tuple[nn.Module, str]:
     return owner, last
 
 
-def _place(owner: nn.Module, last: str, tensor: Tensor, persistent: bool, name: str) -> None:
+def _set_tensor(owner: nn.Module, last: str, tensor: Tensor, persistent: bool, name: str) -> None:
     parameters, buffers = tensor_tables(owner)
     there = parameters if isinstance(tensor, nn.Parameter) else buffers
     if there.get(last) is not None:  # of a layer, which may keep its tensors elsewhere, too

@@ -83,15 +83,15 @@ def _connect(root: Region, same: Mapping[fx.Node, fx.Node], found: set[str]) -> 
     """Find inputs and outputs of each block, and the names of those that cannot be called."""
     where: dict[fx.Node, tuple[Region, ...]] = {}
 
-    def place(region: Region, chain: tuple[Region, ...]) -> None:
+    def assign(region: Region, chain: tuple[Region, ...]) -> None:
         chain = (*chain, region)
         for item in region.items:
             if isinstance(item, Region):
-                place(item, chain)
+                assign(item, chain)
             else:
                 where[item] = chain
 
-    place(root, ())
+    assign(root, ())
     for node in (n for n in _all_nodes(root) if n.op != "placeholder"):
         _read(node, where, same)
     output = (

@@ -65,14 +65,14 @@ class Writer(Nesting):
             own = self.given[node] if self.given is not None else self._fresh(node, -1, list(self.names.values()))
             self.names[node] = own
             self.body.arguments.append((own, node))
-        for place, item in enumerate(self.items):
+        for position, item in enumerate(self.items):
             if isinstance(item, fx.Node) and item in self.names:
                 continue  # unpacked with its tuple
             try:
                 if isinstance(item, Region):
-                    self._block(place, item)
+                    self._block(position, item)
                     continue
-                self._node(place, item)
+                self._node(position, item)
             except UnwritableError as error:
                 node = next(item.nodes()) if isinstance(item, Region) else item
                 raise UnwritableNodeError(node, str(error)) from error
@@ -86,14 +86,14 @@ class Writer(Nesting):
         outputs = self.region.outputs
         return self._name(outputs[0]) if len(outputs) == 1 else argument(tuple(outputs), self._name)
 
-    def _block(self, place: int, item: Region) -> None:
+    def _block(self, position: int, item: Region) -> None:
         code = self._called(item)
-        if len(item.outputs) == 1 and self._nests(place, item.outputs[0], code):
+        if len(item.outputs) == 1 and self._nests(position, item.outputs[0], code):
             self.nested[item.outputs[0]] = code
         else:
-            self._statement(place, item.outputs, code)
+            self._statement(position, item.outputs, code)
 
-    def _node(self, place: int, node: fx.Node) -> None:
+    def _node(self, position: int, node: fx.Node) -> None:
         if node.op == "get_attr":
             self.nested[node] = accessor(self._below(str(node.target)))
             return
@@ -102,7 +102,7 @@ class Writer(Nesting):
             self._raise_if(text("self.training"), "RuntimeError", why)
             return
         if node.target is enter:
-            self._enter(place, node)
+            self._enter(position, node)
             return
         if node.target is leave:
             if not self.modes or self.modes.pop() is not node.args[0]:
@@ -127,19 +127,19 @@ class Writer(Nesting):
             if node.op != "call_module" or isinstance(self.modules[str(node.target)], ModeSwitch)
             else self._layer(node)
         )
-        if self._nests(place, node, code):
+        if self._nests(position, node, code):
             self.nested[node] = code
             return
-        self._statement(place, [node], code)
+        self._statement(position, [node], code)
 
-    def _enter(self, place: int, node: fx.Node) -> None:
+    def _enter(self, position: int, node: fx.Node) -> None:
         """Begin a ``with`` block."""
         name, *args = node.args
         named = {k: argument(v, self._name) for k, v in node.kwargs.items()}
         self._add(call(f"torch.{name}", [argument(a, self._name) for a in args], named), before="with ", after=":")
         self.modes.append(node)
         self.depth += 1
-        if place + 1 < self.end and getattr(self.items[place + 1], "target", None) is leave:
+        if position + 1 < self.end and getattr(self.items[position + 1], "target", None) is leave:
             self._add(text("pass"))
 
     def _layer(self, node: fx.Node) -> Code:
@@ -187,15 +187,16 @@ class Writer(Nesting):
         self._add(call(error, [text(message)]), before="raise ")
         self.depth -= 1
 
-    def _statement(self, place: int, made: list[fx.Node], code: Code) -> None:
+    def _statement(self, position: int, made: list[fx.Node], code: Code) -> None:
         alone = made[0] if len(made) == 1 else None
-        if alone is not None and self._unpacked(place, alone, code):
+        if alone is not None and self._unpacked(position, alone, code):
             return
         used = [n for n in made if self.reads.get(n)]
         if not used:
             self._add(code)
             return
-        if alone is not None and place + 1 == self.end and [alone] == self._returned() and self.result in (None, alone):
+        is_last = position + 1 == self.end
+        if alone is not None and is_last and [alone] == self._returned() and self.result in (None, alone):
             self.nested[alone] = code
             return
         if (
@@ -211,7 +212,7 @@ class Writer(Nesting):
             if (
                 name is not None
                 and owner not in self.nested
-                and self._last(owner) == place
+                and self._last(owner) == position
                 and owner not in self.region.inputs
             ):
                 self.names[alone] = name
@@ -219,11 +220,11 @@ class Writer(Nesting):
                 return
         names: list[str] = []
         for node in made:
-            self.names[node] = self._take_over(node, place, names) if self.reads.get(node) else "_"
+            self.names[node] = self._take_over(node, position, names) if self.reads.get(node) else "_"
             names.append(self.names[node])
         self._add(code, before=f"{', '.join(names)} = ")
 
-    def _unpacked(self, place: int, node: fx.Node, code: Code) -> bool:
+    def _unpacked(self, position: int, node: fx.Node, code: Code) -> bool:
         """Write ``q, k, v = ...`` for a tuple whose members are all that is read of it."""
         value = self.values.get(node)
         readers = [self.items[p] for p in self.reads.get(node, []) if p < self.end]
@@ -249,8 +250,8 @@ class Writer(Nesting):
                 taken.append("_")
                 continue
             member = by_index[index]
-            free = three and three[index] not in self._alive(place)
-            name = three[index] if free else self._fresh(member, place, taken)  # type: ignore[arg-type]
+            free = three and three[index] not in self._alive(position)
+            name = three[index] if free else self._fresh(member, position, taken)  # type: ignore[arg-type]
             self.names[member] = name  # type: ignore[index]
             self.roles |= {member} if free else set()  # type: ignore[arg-type]
             taken.append(name)

@@ -104,12 +104,12 @@ class Template:
     blocks: list[Block]
     arguments: dict[str, Any] = field(default_factory=dict)  # name -> default, or inspect.Parameter.empty
     types: dict[str, str] = field(default_factory=dict)
-    meaning: dict[Key, str] = field(default_factory=dict)  # place -> name of the argument
-    values: dict[Key, Any] = field(default_factory=dict)  # place -> what all blocks have there
-    vectors: dict[Key, tuple[Any, ...]] = field(default_factory=dict)  # place -> what each block has there
+    meaning: dict[Key, str] = field(default_factory=dict)  # key -> name of the argument
+    values: dict[Key, Any] = field(default_factory=dict)  # key -> what all blocks have there
+    vectors: dict[Key, tuple[Any, ...]] = field(default_factory=dict)  # key -> what each block has there
 
     def settle(self) -> None:
-        """Find the arguments, from what the blocks have in each place."""
+        """Find the arguments, from what the blocks have under each key."""
         every = [block.slots() for block in self.blocks]
         keys = list(dict.fromkeys(key for slots in every for key in slots))
         kinds = self.blocks[0].kinds()
@@ -138,8 +138,8 @@ class Template:
 
     def given(self, block: Block) -> dict[str, Any]:
         """Return the arguments of one block."""
-        place = self.blocks.index(block)
-        found = {name: self.vectors[key][place] for key, name in self.meaning.items()}
+        position = self.blocks.index(block)
+        found = {name: self.vectors[key][position] for key, name in self.meaning.items()}
         return {name: found[name] for name in self.arguments}
 
     def in_forward(self) -> list[str]:

@@ -27,7 +27,7 @@ class Hole:
 
 
 @dataclass(frozen=True)
-class Group:
+class Bracket:
     """What stands between brackets, separated by commas; it may take one line for each item."""
 
     opening: str
@@ -39,7 +39,7 @@ class Group:
 class Code:
     """An expression: text, open numbers and groups, and how tightly its operator binds."""
 
-    parts: tuple[str | Hole | Group, ...]
+    parts: tuple[str | Hole | Bracket, ...]
     level: int = ATOM
 
     def inside(self, level: int) -> Code:
@@ -51,7 +51,7 @@ class Code:
         for part in self.parts:
             if isinstance(part, Hole):
                 yield part
-            elif isinstance(part, Group):
+            elif isinstance(part, Bracket):
                 for item in part.items:
                     yield from item.holes()
 
@@ -69,9 +69,9 @@ def text(words: str, level: int = ATOM) -> Code:
     return Code((words,), level)
 
 
-def join(*pieces: str | Code | Group | Hole, level: int = ATOM) -> Code:
+def join(*pieces: str | Code | Bracket | Hole, level: int = ATOM) -> Code:
     """Put pieces next to each other."""
-    parts: list[str | Hole | Group] = []
+    parts: list[str | Hole | Bracket] = []
     for piece in pieces:
         parts += piece.parts if isinstance(piece, Code) else (piece,)
     return Code(tuple(parts), level)
@@ -83,37 +83,37 @@ def call(
     """Return ``function(*args, **kwargs)``."""
     head = text(function) if isinstance(function, str) else function.inside(CALL)
     named = [join(f"{name}=", value) for name, value in (kwargs or {}).items()]
-    return join(head, Group("(", (*args, *named), ")"), level=CALL)
+    return join(head, Bracket("(", (*args, *named), ")"), level=CALL)
 
 
 def lines(code: Code, depth: int, *, before: str = "", after: str = "") -> Iterator[str]:
     """Lay an expression out, one item of its last group per line if one line is too long."""
     start = INDENT * depth + before
-    whole = start + code.line() + after
-    spot = max((i for i, part in enumerate(code.parts) if isinstance(part, Group) and part.items), default=None)
-    if len(whole) <= WIDTH or spot is None:
-        yield whole
+    joined = start + code.line() + after
+    spot = max((i for i, part in enumerate(code.parts) if isinstance(part, Bracket) and part.items), default=None)
+    if len(joined) <= WIDTH or spot is None:
+        yield joined
         return
     group = code.parts[spot]
-    assert isinstance(group, Group)
+    assert isinstance(group, Bracket)
     yield start + Code(code.parts[:spot]).line() + group.opening
     for item in group.items:
         yield from lines(item, depth + 1, after=",")
     yield INDENT * depth + group.closing.lstrip(",") + Code(code.parts[spot + 1 :]).line() + after
 
 
-def _filled(part: str | Hole | Group, texts: Iterator[str]) -> str | Group:
+def _filled(part: str | Hole | Bracket, texts: Iterator[str]) -> str | Bracket:
     if isinstance(part, Hole):
         return next(texts)
-    if isinstance(part, Group):
-        return Group(part.opening, tuple(item.filled(texts) for item in part.items), part.closing)
+    if isinstance(part, Bracket):
+        return Bracket(part.opening, tuple(item.filled(texts) for item in part.items), part.closing)
     return part
 
 
 def _line(part: Any) -> str:
     if isinstance(part, Hole):
         return repr(part.value)
-    if isinstance(part, Group):
+    if isinstance(part, Bracket):
         inner = ", ".join(item.line() for item in part.items)
         comma = "," if part.opening == "(" and part.closing == ",)" else ""
         return f"{part.opening}{inner}{comma}{part.closing.lstrip(',')}"

@@ -28,7 +28,7 @@ from fxprune.pytorch.torch_private import pytree
 from .body import UnwritableNodeError
 from .check import check_source
 from .file import file_text
-from .modules import Builder, Network
+from .modules import Builder, SourceClasses
 from .values import RESERVED, UnwritableError, is_name
 
 _SIGN = "Written by fxprune"
@@ -116,7 +116,7 @@ def _check_place(path: Path) -> None:
         raise OptionError(f"{weights} would be replaced by the weights of {path.name}: choose another name.")
 
 
-def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[Network, str]:
+def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[SourceClasses, str]:
     """Return the classes of a network, and the text of its file.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import fx
 from fxprune.arguments.records import Record, named_tuple
 from fxprune.capture import ModeSwitch
 
-from .code import CALL, CHOICE, COMPARISON, POWER, SUM, Code, Group, call, join, text
+from .code import CALL, CHOICE, COMPARISON, POWER, SUM, Bracket, Code, call, join, text
 from .functions import INFIX, PREFIX, check_attribute, check_method, function_name, needed
 from .values import UnwritableError, constant, is_name, plain_value, quoted, sequence
 
@@ -106,7 +106,7 @@ def argument(value: Any, names: Names, role: str = "value") -> Code:
         return sequence(value, [argument(each, names, role) for each in value])
     if isinstance(value, dict):
         items = tuple(join(plain_value(k), ": ", argument(v, names, role)) for k, v in value.items())
-        return join(Group("{", items, "}"))
+        return join(Bracket("{", items, "}"))
     if isinstance(value, slice):
         return call("slice", [argument(each, names, role) for each in (value.start, value.stop, value.step)])
     return constant(value, role)
@@ -150,8 +150,8 @@ def _method(node: fx.Node, names: Names) -> Code:
 def _index(value: Any, names: Names) -> Code:
     if isinstance(value, tuple) and len(value) > 1:
         parts: list[Any] = []
-        for place, each in enumerate(value):
-            parts += [", "] if place else []
+        for position, each in enumerate(value):
+            parts += [", "] if position else []
             parts.append(_index(each, names))
         return join(*parts)
     if isinstance(value, slice):

@@ -14,15 +14,15 @@ from fxprune.common.objects import is_default
 
 from .body import Body, Line
 from .classes import Key, Spec, Template
-from .code import INDENT, Code, Group, call, join, lines, text
+from .code import INDENT, Bracket, Code, call, join, lines, text
 from .expressions import accessor, assignment
-from .modules import Network
+from .modules import SourceClasses
 from .values import constant, number, plain_value, quoted
 
 _ALIKE = 3
 
 
-def file_text(network: Network, about: str, example: str, dtype: torch.dtype) -> str:
+def file_text(network: SourceClasses, about: str, example: str, dtype: torch.dtype) -> str:
     """Return the text of a file that defines a network and loads its weights.
 
     Args:
@@ -60,7 +60,7 @@ def _mentions(body: str, word: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(word)}", body) is not None
 
 
-def _class(template: Template, network: Network) -> Iterator[str]:
+def _class(template: Template, network: SourceClasses) -> Iterator[str]:
     block = template.blocks[0]
     if block.sequence is not None:
         yield f"class {template.name}(nn.Sequential):"
@@ -77,7 +77,7 @@ def _class(template: Template, network: Network) -> Iterator[str]:
             _module(block.members[str(i)], (str(i),), template) if str(i) in numbered else text("nn.Identity()")
             for i in range(count)
         ]
-        yield from lines(call("super().__init__", [join(Group("[", tuple(codes), "]"))]), 2)
+        yield from lines(call("super().__init__", [join(Bracket("[", tuple(codes), "]"))]), 2)
     else:
         yield f"{INDENT * 2}super().__init__()"
     yield from (f"{INDENT * 2}self.{name} = {name}" for name in template.in_forward())
@@ -103,13 +103,13 @@ def _signature(template: Template) -> Iterator[str]:
         start = f"{name}: {template.types[name]}"
         items.append(text(start if default is inspect.Parameter.empty else f"{start} = {plain_value(default)}"))
     yield from (
-        lines(join("def __init__", Group("(", tuple(items), ")"), ""), 1, after=":")
+        lines(join("def __init__", Bracket("(", tuple(items), ")"), ""), 1, after=":")
         if len(items) > 1
         else iter([f"{INDENT}def __init__(self):"])
     )
 
 
-def _forward(template: Template, body: Body, network: Network) -> Iterator[str]:
+def _forward(template: Template, body: Body, network: SourceClasses) -> Iterator[str]:
     items = [text("self")]
     for name, node in body.arguments:
         kind = _annotation(network.values.get(node))
@@ -123,7 +123,7 @@ def _forward(template: Template, body: Body, network: Network) -> Iterator[str]:
     arrow = ""
     if results and all(results):
         arrow = f" -> {results[0]}" if len(results) == 1 else f" -> tuple[{', '.join(results)}]"
-    yield from lines(join("def forward", Group("(", tuple(items), ")")), 1, after=f"{arrow}:")
+    yield from lines(join("def forward", Bracket("(", tuple(items), ")")), 1, after=f"{arrow}:")
     index = 0
     written: list[Line] = []
     for line in body.lines:
@@ -168,7 +168,7 @@ def _module(spec: Spec, key: Key, template: Template) -> Code:
         if spec.kind == "sequence":
             return call("nn.Sequential", codes)
         of_tensors = any(child.kind.startswith("parameter") for child in spec.children)
-        return call(f"nn.{'Parameter' if of_tensors else 'Module'}List", [join(Group("[", tuple(codes), "]"))])
+        return call(f"nn.{'Parameter' if of_tensors else 'Module'}List", [join(Bracket("[", tuple(codes), "]"))])
     if spec.kind.startswith(("parameter", "buffer")):
         kind, dtype = spec.kind.split()[:2]
         options = {} if dtype.rstrip(",") == "torch.float32" else {"dtype": text(dtype.rstrip(","))}

@@ -29,7 +29,7 @@ _OFTEN = 3
 
 
 @dataclass
-class Network:
+class SourceClasses:
     """The classes of a network, the outermost one last.
 
     Attributes:
@@ -70,7 +70,7 @@ class Builder:
                 self._plant(node)
         self.often = Counter(kinds for region in self.regions.values() if (kinds := self._kinds(region)))
 
-    def build(self) -> Network:
+    def build(self) -> SourceClasses:
         """Return the classes."""
         graph = self.module.graph
         placeholders = [n for n in graph.nodes if n.op == "placeholder"]
@@ -105,7 +105,7 @@ class Builder:
             for block in each.blocks:
                 _fill(block)
             each.settle()
-        return Network(templates, self._ties(), self.tensors, placeholders, result, self.values)
+        return SourceClasses(templates, self._ties(), self.tensors, placeholders, result, self.values)
 
     def _plant(self, node: fx.Node) -> None:
         """Enter the name of a layer or tensor into the tree of modules."""

@@ -23,9 +23,9 @@ GUARDS = (guard_equal, guard_dtype, guard_tensor)
 class Nesting(Scope):
     """Tells whether an expression is written where it is read."""
 
-    def _nests(self, place: int, node: fx.Node, code: Code) -> bool:
+    def _nests(self, position: int, node: fx.Node, code: Code) -> bool:
         readers = self.reads.get(node, [])
-        calls_block = isinstance(self.items[place], Region)
+        calls_block = isinstance(self.items[position], Region)
         if node.op == "call_module" and isinstance(self.modules[str(node.target)], ModeSwitch):
             return True
         if not readers:
@@ -40,9 +40,9 @@ class Nesting(Scope):
         if len(readers) != 1 or len(code.line()) > LONGEST_NESTED:
             return False
         if readers[0] == self.end:
-            return place + 1 == self.end and self.result in (None, node)
+            return position + 1 == self.end and self.result in (None, node)
         reader = self.items[readers[0]]
-        between = self.items[place + 1 : readers[0]]
+        between = self.items[position + 1 : readers[0]]
         if not isinstance(reader, fx.Node) or not all(isinstance(n, fx.Node) and self._is_atom(n) for n in between):
             return False
         if sum(self._source(a) is node for a in arguments_of(reader)) != 1:
@@ -79,7 +79,7 @@ class Nesting(Scope):
         )
 
     def _stays(self, node: fx.Node, until: int) -> bool:
-        """Tell whether the names in a node's expression still mean the same at a later place."""
+        """Tell whether the names in a node's expression still mean the same at a later position."""
         for given in self._inputs(node):
             if given in self.nested:
                 if not self._stays(given, until) and given.op != "get_attr":
@@ -88,8 +88,8 @@ class Nesting(Scope):
                 return False
         return True
 
-    def _reads_size(self, place: int) -> bool:
-        item = self.items[place] if place < self.end else None
+    def _reads_size(self, position: int) -> bool:
+        item = self.items[position] if position < self.end else None
         return isinstance(item, fx.Node) and self._is_size(item)
 
 

@@ -130,17 +130,17 @@ class Regions:
         spans: list[_Span] = []
         while names:
             name = names.pop(0)
-            places = [i for i, home in enumerate(homes) if _under(home, name)]
-            if not places:
+            positions = [i for i, home in enumerate(homes) if _under(home, name)]
+            if not positions:
                 continue
-            whole = (places[0], places[-1])
+            whole = (positions[0], positions[-1])
             runs = [whole] if not self.written_out[name] and self._is_block(name, nodes, homes, whole) else []
             if not runs and self.written_out[name] < 2:
-                runs = runs_of(nodes, places)
+                runs = runs_of(nodes, positions)
             if runs and all(self._is_block(name, nodes, homes, run) for run in runs):
                 spans += [_Span(name, *run, repeated=len(runs) > 1) for run in runs]
             else:
-                names += dict.fromkeys(_child(name, homes[i]) for i in places if homes[i] != name)
+                names += dict.fromkeys(_child(name, homes[i]) for i in positions if homes[i] != name)
         return sorted(spans, key=lambda span: span.first)
 
     def _is_block(self, name: str, nodes: Sequence[fx.Node], homes: Sequence[str | None], run: tuple[int, int]) -> bool:

@@ -15,20 +15,20 @@ from torch import fx
 Run = tuple[int, int]
 
 
-def runs_of(nodes: Sequence[fx.Node], places: Sequence[int]) -> list[Run]:
+def runs_of(nodes: Sequence[fx.Node], positions: Sequence[int]) -> list[Run]:
     """Return first and last node of each run that calls a block; none if no two do the same.
 
     Args:
         nodes: of the block around it.
-        places: where its layers and tensors are read.
+        positions: where its layers and tensors are read.
     """
-    targets = [nodes[place].target for place in places]
+    targets = [nodes[position].target for position in positions]
     most = math.gcd(*Counter(targets).values())
     for count in range(most, 1, -1):
         length, rest = divmod(len(targets), count)
         if rest or targets != targets[:length] * count:
             continue
-        runs = [(places[start], places[start + length - 1]) for start in range(0, len(places), length)]
+        runs = [(positions[start], positions[start + length - 1]) for start in range(0, len(positions), length)]
         first = nodes[runs[0][0] : runs[0][1] + 1]
         if all(twins(first, nodes[here : last + 1]) is not None for here, last in runs[1:]):
             return runs

@@ -46,9 +46,9 @@ class Scope:
         self.names: dict[fx.Node, str] = {}
         self.end = len(self.items)
         self.reads: dict[fx.Node, list[int]] = {}
-        for place, item in enumerate(self.items):
+        for position, item in enumerate(self.items):
             for node in self._inputs(item):
-                self.reads.setdefault(node, []).append(place)
+                self.reads.setdefault(node, []).append(position)
         for node in self._returned():
             self.reads.setdefault(node, []).append(self.end)
         self.nested: dict[fx.Node, Code] = {}
@@ -79,30 +79,31 @@ class Scope:
     def _last(self, node: fx.Node) -> int:
         return max(self.reads.get(node, [-1]))
 
-    def _alive(self, place: int) -> set[str]:
-        """Return the names that are read at a place or later, or must stay what they are."""
-        return {name for node, name in self.names.items() if self._last(node) > place or self._outlives(node, place)}
+    def _alive(self, position: int) -> set[str]:
+        """Return the names that are read at a position or later, or must stay what they are."""
+        names = self.names.items()
+        return {name for node, name in names if self._last(node) > position or self._outlives(node, position)}
 
-    def _outlives(self, node: fx.Node, place: int) -> bool:
+    def _outlives(self, node: fx.Node, position: int) -> bool:
         """Tell whether an expression that is read later contains a value."""
-        return any(self._last(other) > place and self._contains(other, node) for other in self.nested)
+        return any(self._last(other) > position and self._contains(other, node) for other in self.nested)
 
     def _contains(self, outer: fx.Node, node: fx.Node) -> bool:
         given = [self.same.get(n, n) for n in outer.all_input_nodes]
         return node in given or any(n in self.nested and self._contains(n, node) for n in given)
 
-    def _take_over(self, node: fx.Node, place: int, taken: list[str]) -> str:
+    def _take_over(self, node: fx.Node, position: int, taken: list[str]) -> str:
         if not isinstance(self.values.get(node), Tensor):
-            return self._fresh(node, place, taken)
-        alive = self._alive(place)
-        item = self.items[place]
+            return self._fresh(node, position, taken)
+        alive = self._alive(position)
+        item = self.items[position]
         own = [
             self.names[n]
             for n in self._read_by(item)
             if n in self.names and n not in self.roles and isinstance(self.values.get(n), Tensor)
         ]
         free = [name for name in own if name not in alive and name not in taken and name in _TENSORS]
-        return min(free, key=_TENSORS.index) if free else self._fresh(node, place, taken)
+        return min(free, key=_TENSORS.index) if free else self._fresh(node, position, taken)
 
     def _read_by(self, item: fx.Node | Region) -> Iterator[fx.Node]:
         for node in self._inputs(item):
@@ -110,10 +111,10 @@ class Scope:
             if node in self.nested:
                 yield from self._read_by(node)
 
-    def _fresh(self, node: fx.Node, place: int, taken: list[str] | tuple[str, ...] = ()) -> str:
+    def _fresh(self, node: fx.Node, position: int, taken: list[str] | tuple[str, ...] = ()) -> str:
         """Choose a name that is not in use."""
         value = self.values.get(node)
-        used = self._alive(place) | set(taken)
+        used = self._alive(position) | set(taken)
         pool: tuple[str, ...] = _TENSORS
         if type(value) in (int, bool, float):
             pool = _NUMBERS

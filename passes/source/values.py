@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .code import ATOM, UNARY, Code, Group, Hole, join, text
+from .code import ATOM, UNARY, Bracket, Code, Hole, join, text
 
 # Names that mean something else inside a class of ours.
 RESERVED = frozenset(
@@ -79,5 +79,5 @@ def constant(value: Any, role: str) -> Code:
 def sequence(value: tuple[Any, ...] | list[Any], items: list[Code]) -> Code:
     """Write a tuple or list of expressions."""
     if isinstance(value, list):
-        return join(Group("[", tuple(items), "]"))
-    return join(Group("(", tuple(items), ",)" if len(items) == 1 else ")"))
+        return join(Bracket("[", tuple(items), "]"))
+    return join(Bracket("(", tuple(items), ",)" if len(items) == 1 else ")"))

@@ -2,7 +2,7 @@
 
 from .artifact import check_probe, check_writable, is_saved, load, save, write_network
 from .checkpoint import Checkpoint
-from .folder import OutputFolder, check_no_result, check_place, folder_aside, output_folder
+from .folder import OutputFolder, check_no_result, check_target, folder_aside, output_folder
 from .layout import (
     BEFORE,
     CHECKPOINTS,

@@ -59,10 +59,10 @@ class Checkpoint:
         Raises:
             OSError: the disk is full, or the folder is not writable.
         """
-        whole = {"format": FORMAT, "version": VERSION, "identity": dict(self.identity), "state": dict(state)}
+        payload = {"format": FORMAT, "version": VERSION, "identity": dict(self.identity), "state": dict(state)}
         if self.own is not None:
             self.own.claim(self.path.name, self.previous.name)
-        write_sealed(self.path, lambda file: torch.save(whole, file), keep=self.previous)
+        write_sealed(self.path, lambda file: torch.save(payload, file), keep=self.previous)
 
     def read(self, *, peek: bool = False) -> dict[str, Any] | None:
         """Read the last complete state to the CPU; None without a checkpoint.
@@ -83,9 +83,9 @@ class Checkpoint:
                 if (flaw := flaw_of(path)) is not None:
                     reasons.append(f"{path}: {flaw}")
                     continue
-                whole = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
-                check_format(whole, FORMAT, VERSION, path, CheckpointError)
-                identity, state = whole["identity"], whole["state"]
+                payload = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
+                check_format(payload, FORMAT, VERSION, path, CheckpointError)
+                identity, state = payload["identity"], payload["state"]
             except CheckpointError as error:
                 reasons.append(str(error).removesuffix("."))
                 continue

@@ -42,7 +42,7 @@ class OutputFolder:
     @contextlib.contextmanager
     def aside(self, files: Sequence[str], reads: Mapping[str, str] | None = None) -> Iterator[Path]:
         """Yield an empty folder to write into; see :func:`folder_aside`."""
-        check_place(self.target, files)
+        check_target(self.target, files)
         aside = self.target / _ASIDE.format(self.lock.token)
         aside.mkdir()
         try:
@@ -99,7 +99,7 @@ def folder_aside(
         yield aside
 
 
-def check_place(target: Path, files: Sequence[str]) -> Manifest:
+def check_target(target: Path, files: Sequence[str]) -> Manifest:
     """Check that no user's file has one of these names; return the folder's manifest.
 
     Raises:
@@ -107,34 +107,34 @@ def check_place(target: Path, files: Sequence[str]) -> Manifest:
     """
     manifest = find_manifest(target)
     for name in files:
-        place = target / name
+        file = target / name
         if name == EVENTS:
-            if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
-                raise _foreign(place)
-        elif os.path.lexists(place) and not manifest.owns(target, name):
-            raise _foreign(place)
+            if os.path.lexists(file) and (file.is_symlink() or not file.is_dir()):
+                raise _refusal(file)
+        elif os.path.lexists(file) and not manifest.owns(target, name):
+            raise _refusal(file)
     return manifest
 
 
 def check_no_result(path: str | os.PathLike[str]) -> None:
     """Raise OptionError for a file that cannot be written, or that is a result in a folder."""
-    place = Path(path).absolute()
-    if place.is_dir():
+    file = Path(path).absolute()
+    if file.is_dir():
         raise OptionError(f"{os.fspath(path)} is a folder: name a file.")
-    parent = next(each for each in place.parents if each.exists())
+    parent = next(each for each in file.parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OptionError(f"{os.fspath(path)} cannot be written: {parent} takes no file. Choose another place.")
     with contextlib.suppress(CheckpointError):
-        if place.name in find_manifest(place.parent).files:
+        if file.name in find_manifest(file.parent).files:
             raise OptionError(
-                f"{os.fspath(path)} is one of the results in {place.parent}, which would no longer be whole: choose "
+                f"{os.fspath(path)} is one of the results in {file.parent}, which would no longer be whole: choose "
                 "another file."
             )
 
 
-def _foreign(place: Path) -> OptionError:
+def _refusal(file: Path) -> OptionError:
     return OptionError(
-        f"{place} is not as this program wrote it, if it ever did, and would be replaced: move it away, or choose "
+        f"{file} is not as this program wrote it, if it ever did, and would be replaced: move it away, or choose "
         "another folder."
     )
 
@@ -181,12 +181,12 @@ def _publish(aside: Path, target: Path, files: Sequence[str], reads: Mapping[str
     If the process is killed, the manifest lists all files that are there.
     """
     lock.check()
-    before = check_place(target, files)
+    before = check_target(target, files)
     reads = before.reads if reads is None else reads
     made = _made_files(aside, files)
     for name in made:
         if os.path.lexists(target / name) and not before.owns(target, name):
-            raise _foreign(target / name)
+            raise _refusal(target / name)
     gone = [name for name in {**before.files, **(before.replaces or {})} if name.partition("/")[0] in files]
     new: dict[str, Fingerprint] = {name: found for name, found in before.files.items() if name not in gone}
     new |= {name: fingerprint(aside / name) for name in made}
@@ -219,6 +219,6 @@ def _made_files(aside: Path, files: Sequence[str]) -> list[str]:
     return names
 
 
-def _appear(made: Path, place: Path) -> None:
-    place.parent.mkdir(exist_ok=True)
-    os.replace(made, place)
+def _appear(made: Path, file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    os.replace(made, file)

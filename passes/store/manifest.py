@@ -111,14 +111,14 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    place = Path(folder)
-    if not os.path.lexists(place / MANIFEST):
-        found = ", ".join(sorted(file.name for file in place.iterdir())[:5]) if place.is_dir() else "no directory"
+    source = Path(folder)
+    if not os.path.lexists(source / MANIFEST):
+        found = ", ".join(sorted(file.name for file in source.iterdir())[:5]) if source.is_dir() else "no directory"
         raise CheckpointError(
-            f"{place} is not a saved network, or one that was never finished: there is no {MANIFEST} in it "
+            f"{source} is not a saved network, or one that was never finished: there is no {MANIFEST} in it "
             f"({found or 'it is empty'}). Save the network again, or run the job again."
         )
-    path = place / MANIFEST
+    path = source / MANIFEST
     value = read_json(path, "manifest", CheckpointError, _REMEDY)
     check_format(value, FORMAT, VERSION, path, CheckpointError)
     kinds: dict[str, tuple[type, ...]] = {
@@ -145,11 +145,11 @@ def find_manifest(folder: Path) -> Manifest:
 
 def check_listed(path: str | os.PathLike[str]) -> None:
     """Raise CheckpointError if a file among results differs from its entry in the manifest."""
-    place = Path(path)
-    if place.exists() and (place.parent / MANIFEST).exists():
-        manifest = read_manifest(place.parent)
-        if place.name in manifest.files:
-            manifest.check(place.parent, [place.name])
+    source = Path(path)
+    if source.exists() and (source.parent / MANIFEST).exists():
+        manifest = read_manifest(source.parent)
+        if source.name in manifest.files:
+            manifest.check(source.parent, [source.name])
 
 
 def fingerprint(path: str | os.PathLike[str], *, first: int | None = None) -> Fingerprint:

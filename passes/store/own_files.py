@@ -108,23 +108,23 @@ class OwnFiles:
             self._write(GOING, names)
         self._remove(names)
 
-    def move(self, place: OwnFiles) -> None:
+    def move(self, other: OwnFiles) -> None:
         """Move the files of ours to another folder, after removing ours there."""
-        place.check()
-        place.clear()
+        other.check()
+        other.clear()
         _, names = self._read()
-        place._write(KEPT, place._read()[1] | names)
+        other._write(KEPT, other._read()[1] | names)
         self._write(MOVING, names)
-        self.mend(place)
+        self.mend(other)
 
-    def mend(self, place: OwnFiles) -> None:
-        """Complete what a killed process began: remove the files, or move them to ``place``."""
+    def mend(self, other: OwnFiles) -> None:
+        """Complete what a killed process began: remove the files, or move them to ``other``."""
         state, names = self._read()
         if state == MOVING:
             for name in names:
                 if (self.folder / name).exists():
-                    (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(self.folder / name, place.folder / name)
+                    (other.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(self.folder / name, other.folder / name)
         if state in (MOVING, GOING):
             self._remove(names)
 

@@ -67,8 +67,8 @@ def load_weights(
         CheckpointError: the file is missing, damaged, holds no tensors, or belongs to another network; the message then
             names the first tensors that differ.
     """
-    with _on_disk(path) as place:
-        state = read_tensors(place) if place.suffix == SUFFIX else _read_torch(place)
+    with _on_disk(path) as local:
+        state = read_tensors(local) if local.suffix == SUFFIX else _read_torch(local)
     first = canonical_names(model)
     given = {first.get(name, name): tensor for name, tensor in state.items()}
     here = {name: tensor for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
@@ -78,9 +78,9 @@ def load_weights(
     if heads and num_classes is None:
         classes = len(full[heads[0]])
         advice = f"Build the model for as many classes: `num_classes={classes}` (--num-classes {classes})."
-        check_kinds(kinds_of(here), kinds_of(full), str(place), advice)
+        check_kinds(kinds_of(here), kinds_of(full), str(local), advice)
     full |= {name: here[name] for name in heads}
-    check_kinds(kinds_of(here), kinds_of(full), str(place), _for_channels(here, full, num_classes))
+    check_kinds(kinds_of(here), kinds_of(full), str(local), _for_channels(here, full, num_classes))
     model.load_state_dict(full)
     return heads
 
@@ -156,13 +156,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
     try:
         open_plain(path).close()  # a pipe has no end
-        whole = is_sealed(path)
-        if whole:
+        sealed = is_sealed(path)
+        if sealed:
             check_seal(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of formats that are then refused
             state = load_state_dict(os.fspath(path), use_ema=False)
-        if state.get("format") == FORMAT and not whole:
+        if state.get("format") == FORMAT and not sealed:
             check_seal(path)  # its message says how much of the file is left
         state = _of_training(state, path)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
@@ -175,12 +175,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _of_training(whole: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _of_training(payload: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """Return the final weights in a training checkpoint; return anything else as it is."""
-    if whole.get("format") != FORMAT:
-        return whole
-    check_format(whole, FORMAT, VERSION, path, CheckpointError)
-    state = whole["state"]
+    if payload.get("format") != FORMAT:
+        return payload
+    check_format(payload, FORMAT, VERSION, path, CheckpointError)
+    state = payload["state"]
     return state.get("ema") or state.get("model") or {}
 
 
@@ -193,14 +193,14 @@ def _on_disk(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         start = source.read(9)
-        whole = Path(folder, f"weights{SUFFIX if start[8:] == b'{' else '.pt'}")  # a zip or a pickle has no brace there
-        with open(whole, "wb") as file:
+        copy = Path(folder, f"weights{SUFFIX if start[8:] == b'{' else '.pt'}")  # a zip or a pickle has no brace there
+        with open(copy, "wb") as file:
             file.write(start)
             shutil.copyfileobj(source, file)
         try:
-            yield whole
+            yield copy
         except CheckpointError as error:
-            raise CheckpointError(str(error).replace(str(whole), "the given file")) from error
+            raise CheckpointError(str(error).replace(str(copy), "the given file")) from error
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

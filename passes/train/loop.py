@@ -92,11 +92,11 @@ class Training:
 
         All processes must call this; the first one gets the state of all.
         """
-        place = self._progress
-        log = [(e.number, e.steps, e.loss, *astuple(e.accuracy), e.lr, e.images_per_second) for e in place.log]
+        progress = self._progress
+        log = [(e.number, e.steps, e.loss, *astuple(e.accuracy), e.lr, e.images_per_second) for e in progress.log]
         return {
             "steps": self._done,
-            "place": (place.epoch, place.step, place.loss, place.images, place.seconds),
+            "place": (progress.epoch, progress.step, progress.loss, progress.images, progress.seconds),
             "log": log,
             "streams": self._ranks.gather(read_streams() | {"own": getattr(self._draws, "state", None)}),
             "model": distinct_tensors(self._model),
@@ -138,14 +138,14 @@ class Training:
 
     def _train_epoch(self, bar: Lines) -> Epoch:
         """Take the remaining steps of the present epoch, then test."""
-        place = self._progress
-        with seeded(self._phase.seed, place.epoch):
+        progress = self._progress
+        with seeded(self._phase.seed, progress.epoch):
             self._model.train()
             self._draws = self._own_draws()
-            start = time.perf_counter() - place.seconds
+            start = time.perf_counter() - progress.seconds
             for batches in self._batches():
                 self.train_step(batches)
-                place.seconds = time.perf_counter() - start
+                progress.seconds = time.perf_counter() - start
                 bar.update()
                 asked = self._agree_to_stop()
                 if asked or self._checkpoint_is_due():
@@ -155,12 +155,12 @@ class Training:
             tested = self._model if self._ema is None else self._ema.module
             accuracy = self._score(tested)
         return Epoch(
-            number=place.epoch,
+            number=progress.epoch,
             steps=self._done,
-            loss=float(place.loss) / place.step,
+            loss=float(progress.loss) / progress.step,
             accuracy=accuracy,
             lr=float(self._optimizer.param_groups[0]["lr"]),
-            images_per_second=place.images / max(place.seconds, 1e-9),
+            images_per_second=progress.images / max(progress.seconds, 1e-9),
         )
 
     def _score(self, model: nn.Module) -> Accuracy | Score:
@@ -175,11 +175,11 @@ class Training:
         After a checkpoint, this draws the epoch again from its seed, skips the batches that are done, and restores the
         streams of random numbers.
         """
-        place, size = self._progress, self._options.accumulate
-        if place.step == self._per_epoch:
+        progress, size = self._progress, self._options.accumulate
+        if progress.step == self._per_epoch:
             return
         batches = local_batches(self._data.train, self._ranks)
-        for _ in itertools.islice(batches, place.step * size):
+        for _ in itertools.islice(batches, progress.step * size):
             pass
         if self._streams is not None:
             set_streams(self._streams)
@@ -192,17 +192,17 @@ class Training:
     def train_step(self, batches: Sequence[LocalBatch]) -> None:
         """Take one step."""
         self._check_classes(batches)
-        place = self._progress
+        progress = self._progress
         self._scheduler.step_update(self._done)
         with self._draws:
             loss = self._step.gradients(batches)
         self._raise_if_diverged(self._watch.see(loss, self._done))
         if not self._step.apply():
             self._callbacks.on_skipped_step(self._done)
-        place.loss += loss
+        progress.loss += loss
         sync_buffers(self._model, self._ranks)
-        place.images += sum(part.total for part in batches)
-        place.step += 1
+        progress.images += sum(part.total for part in batches)
+        progress.step += 1
         if self._ema is not None:
             self._ema.update(self._model, step=self._done)
 

@@ -122,12 +122,12 @@ def verify(
     notes = [_ZEROS] if any(not x.is_floating_point() for x in unknown) else []
     if unknown:
         inputs = random_batch(inputs, batch_of(inputs), seed=0)
-    answers = Answers(reference, inputs), Answers(candidate, inputs)
+    answers = ExampleOutputs(reference, inputs), ExampleOutputs(candidate, inputs)
     report = agreement(*answers, tolerance=tolerance, batches=batches, outputs=outputs)
     return replace(report, notes=tuple(dict.fromkeys((*notes, *report.notes))))
 
 
-class Answers:
+class ExampleOutputs:
     """What a network returns for an example and its repetitions.
 
     Attributes:
@@ -151,8 +151,8 @@ class Answers:
 
 
 def agreement(
-    reference: Answers,
-    candidate: Answers,
+    reference: ExampleOutputs,
+    candidate: ExampleOutputs,
     *,
     tolerance: float = 1e-9,
     batches: Sequence[int] = (1, 3),

@@ -57,10 +57,10 @@ def float64_reader(model: nn.Module, device: torch.device | str | None = None) -
     """
 
     def converted(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        place = tensor.device if device is None else device
+        target = tensor.device if device is None else device
         if name.rpartition(".")[2].startswith("_tensor_constant"):  # so torch.fx calls them
-            return tensor.detach().to(place, copy=True)
+            return tensor.detach().to(target, copy=True)
         shared = isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64
-        return tensor.detach().to(place) if shared else to_float64(tensor, place)
+        return tensor.detach().to(target) if shared else to_float64(tensor, target)
 
     return map_tensors(model, converted, only_runs=True).eval()

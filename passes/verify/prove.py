@@ -33,7 +33,7 @@ from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
 from .batches import as_inputs, random_batch
-from .compare import Answers, Report, agreement, verify
+from .compare import ExampleOutputs, Report, agreement, verify
 from .localise import domains_of, first_node
 from .randomise import randomised
 
@@ -126,11 +126,11 @@ def prove(
     plan = scattered(couple(subject, inputs, outputs=outputs), keep=keep, seed=seed)
     phase("prove", "the analysis, by concentrated columns, in float64")
     snapped = snap(subject, plan)
-    given, reference = Answers(subject, inputs), Answers(snapped, inputs)
+    given, reference = ExampleOutputs(subject, inputs), ExampleOutputs(snapped, inputs)
     reference.at([batch_of(inputs), *BATCHES])  # once for all comparisons
     change = agreement(given, reference, batches=(), outputs=outputs).max_rel_error
     # Nothing but the order of a sum differs: some 1e-15 per layer.
-    concentrated = Answers(concentrate(subject, plan), inputs)
+    concentrated = ExampleOutputs(concentrate(subject, plan), inputs)
     on_analysis = agreement(reference, concentrated, tolerance=1e-12, batches=(), outputs=outputs)
     phase("prove", "the rewrite, by the narrow network, in float64")
     on_rewrite, error = _try_narrow(reference, plan)
@@ -165,11 +165,11 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
     return Plan(coupling, clusters, f"scattered, keep {keep:g}", seed)
 
 
-def _try_narrow(snapped: Answers, plan: Plan) -> tuple[Report | None, str]:
+def _try_narrow(snapped: ExampleOutputs, plan: Plan) -> tuple[Report | None, str]:
     try:
         narrow = merged_by(plan.of_copy(snapped.module), snapped.module)[0]
         sizes = admitted(BATCHES, graph_batches(narrow, snapped.inputs))
-        return agreement(snapped, Answers(narrow, snapped.inputs), tolerance=1e-9, batches=sizes), ""
+        return agreement(snapped, ExampleOutputs(narrow, snapped.inputs), tolerance=1e-9, batches=sizes), ""
     except FxpruneError as error:
         return None, str(error)
 

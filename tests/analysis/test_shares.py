@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import fxprune
-from benchmarks.checks.examination import Task, _form, facts_of
+from benchmarks.checks.examination import CheckTask, _form, facts_of
 from benchmarks.checks.lines import read_lines
 from benchmarks.coverage.__main__ import DOCS
 
@@ -25,7 +25,7 @@ ROWS = {row.model: row for row in read_lines(DOCS / "coverage.csv") if row.depth
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_no_share_is_lost(model):
-    form, row = _form(Task(model)), ROWS[model]
+    form, row = _form(CheckTask(model)), ROWS[model]
     assert form.image == row.image
     network = form.outline()
     facts = facts_of(fxprune.couple(network, form.example(network)))

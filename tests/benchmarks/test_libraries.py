@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.benchmarks.coverage import result
 
-from benchmarks.libraries.check import Task, check
+from benchmarks.libraries.check import LibraryTask, check
 from benchmarks.libraries.networks import read
 from benchmarks.libraries.report import page
 
@@ -52,7 +52,7 @@ def test_examples_are_floats_without_values_and_integers_in_range(networks):
 
 def test_a_network_is_checked_in_float64(networks):
     facts = {}
-    check(Task(networks["two/b"]), lambda **told: facts.update(told))
+    check(LibraryTask(networks["two/b"]), lambda **told: facts.update(told))
     assert facts["stage"] == "narrow" and 0 < facts["error64"] < 1e-9 and facts["share"] > 0.99
 
 

@@ -17,9 +17,9 @@ from benchmarks.photos.networks import NETWORKS
 from benchmarks.photos.packages import check_packages
 from benchmarks.photos.report import page
 from benchmarks.photos.settings import PhotoRow
-from benchmarks.results.bench import Task
+from benchmarks.results.bench import ArmTask
 from benchmarks.results.command import run_table
-from benchmarks.results.journal import Journal, row_of
+from benchmarks.results.journal import ArmJournal, row_of
 from benchmarks.results.settings import Arm
 from fxprune.errors import DataError
 
@@ -38,7 +38,7 @@ def packages(tmp_path, monkeypatch):
 
 def run_arm(arm, folder):
     facts = {}
-    run(Task(arm, 0, TINY, folder), lambda **told: facts.update(told))
+    run(ArmTask(arm, 0, TINY, folder), lambda **told: facts.update(told))
     return row_of(arm, 0, TINY, facts, PhotoRow)
 
 
@@ -93,25 +93,25 @@ def test_a_missing_package_is_named_before_anything_runs(name, packages, monkeyp
 
 
 def test_the_page_has_a_line_for_each_method(tmp_path):
-    journal = Journal(tmp_path / "photos.csv", PhotoRow)
+    journal = ArmJournal(tmp_path / "photos.csv", PhotoRow)
     numbers = {"agreement": 0.5, "logits": 0.25, "right": 12, "right_unseen": 5, "parameters": 2_500_000}
     for arm in ARMS:
         facts = {**numbers, "left": arm.share, "cpu_seconds": 7.0, "kept": "none"}
         if arm.name.startswith("fold "):
             facts = {"cpu_seconds": 50.0, "memory": 3 * 2**30, "memory_before": 2**30, "images": 2}
         journal.add(row_of(arm, 0, TINY, facts, PhotoRow))
-    text = page(Journal(tmp_path / "photos.csv", PhotoRow), ARMS, TINY)
+    text = page(ArmJournal(tmp_path / "photos.csv", PhotoRow), ARMS, TINY)
     assert text.count("| merge by rows, as it is | 50.00 % | 50.00 % | 50.00 % | 50.00 % |") == 1
     assert "removal by L1, readers | 50.00 % (kept: none)" in text
     assert text.count("| merge by rows, as it is | 50.00 % | 50.00 % |\n") == 1 and "## EfficientNet-Lite0" in text
     assert text.count("widths: all |") == len(ALL_WIDTHS) and METHODS["taught"].label in text
     assert "| resnet50 | 2 | 50 | 3.0 GiB | 2.0 GiB |" in text
-    assert page(Journal(tmp_path / "none.csv", PhotoRow), ARMS, TINY).count("| method |") == 3
+    assert page(ArmJournal(tmp_path / "none.csv", PhotoRow), ARMS, TINY).count("| method |") == 3
 
 
 def test_the_curve_is_the_same_from_the_same_rows(tmp_path):
     pytest.importorskip("matplotlib")
-    journal = Journal(tmp_path / "photos.csv", PhotoRow)
+    journal = ArmJournal(tmp_path / "photos.csv", PhotoRow)
     for arm in ARMS:
         journal.add(row_of(arm, 0, TINY, {"agreement": 0.5, "left": arm.share}, PhotoRow))
     for name in ("a.svg", "b.svg"):

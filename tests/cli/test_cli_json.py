@@ -71,7 +71,7 @@ def test_every_command_is_here():
 
 @pytest.mark.parametrize("command", [name for name in KEYS if name != "push"])
 def test_stdout_is_one_document_with_stable_keys(capsys, finished, command, monkeypatch):
-    monkeypatch.setattr("fxprune.passes.latency.measure._Stopwatch.time", lambda *_: (20.0, 0.5))
+    monkeypatch.setattr("fxprune.passes.latency.measure._WideTimer.time", lambda *_: (20.0, 0.5))
     line, keys = KEYS[command]
     code, out, err = run(capsys, line.format(**finished) + " --json")
     value = json.loads(out)

@@ -108,7 +108,7 @@ def half_overhead(monkeypatch):
     def time(_stopwatch, plan):
         return 20.0, 0.5 + 0.5 * cost(plan).macs / cost(plan.coupling).macs
 
-    monkeypatch.setattr("fxprune.passes.latency.measure._Stopwatch.time", time)
+    monkeypatch.setattr("fxprune.passes.latency.measure._WideTimer.time", time)
 
 
 def test_a_plan_for_a_share_of_the_time_says_milliseconds(capsys, half_overhead):
@@ -131,7 +131,7 @@ def test_a_table_is_carried_to_another_machine(capsys, half_overhead, monkeypatc
     assert code == 0, err
     flags = "--image-size 8 --num-classes 10 --in-chans 1 --batch 2 --latency-table t.json"
     assert f"Next: fxprune plan small --latency 0.5 {flags}" in out
-    monkeypatch.setattr("fxprune.passes.latency.measure._Stopwatch.time", None)  # nothing is timed any more
+    monkeypatch.setattr("fxprune.passes.latency.measure._WideTimer.time", None)  # nothing is timed any more
     first, second = (run(capsys, f"{PLAN} --latency 0.7 --latency-table t.json --json")[1] for _ in range(2))
     assert first == second
     assert json.loads(first)["latency"]["batch"] == 2
@@ -172,7 +172,7 @@ def test_a_job_that_resumes_goes_by_the_times_it_measured(capsys, place, half_ov
         stopped.setattr(Compression, "conclude", stop)
         assert run(capsys, line)[0] == 2
     kept = (place / "out" / "checkpoints" / "latency.json").read_text()
-    monkeypatch.setattr("fxprune.passes.latency.measure._Stopwatch.time", None)  # nothing is timed any more
+    monkeypatch.setattr("fxprune.passes.latency.measure._WideTimer.time", None)  # nothing is timed any more
     code, _, err = run(capsys, line)
     assert code == 0, err
     assert (place / "out" / "latency.json").read_text() == kept

@@ -30,7 +30,7 @@ def curve(monkeypatch):
             timed.append(cost(plan).macs / cost(plan.coupling).macs)
             return 20.0, function(timed[-1])
 
-        monkeypatch.setattr(measure._Stopwatch, "time", time)
+        monkeypatch.setattr(measure._WideTimer, "time", time)
         return timed
 
     return of

@@ -41,7 +41,7 @@ def place(tmp_path_factory):
         patch.setenv("HOME", str(folder))
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr("urllib.request.urlopen", offline)
-        patch.setattr(measure._Stopwatch, "time", lambda _, plan: (20.0, measure._share(plan)))
+        patch.setattr(measure._WideTimer, "time", lambda _, plan: (20.0, measure._share(plan)))
         patch.setitem(registry.OWN, "resnet8", functools.partial(CifarResNet, 1))
         time_nothing(patch)
         take_few_digits(patch)

@@ -12,7 +12,7 @@ from fxprune.arguments.inputs import tensors_of
 from fxprune.costs import PairedTimes
 from fxprune.errors import OptionError
 from fxprune.passes.report.bench import bench
-from fxprune.passes.report.run_folder import Run, Wide
+from fxprune.passes.report.run_folder import Run, WideNetwork
 
 LEFT, RIGHT = torch.randn(2, 6), torch.randn(2, 4)
 
@@ -31,7 +31,7 @@ def test_networks_of_several_inputs_are_timed_in_both_runtimes(example, monkeypa
     wide = TwoInputs().eval()
     plan = fxprune.plan(fxprune.couple(wide, example))
     snapped = fxprune.snap(wide, plan)
-    run = Run(fxprune.narrow(snapped, plan), Wide(snapped, plan), "", example)
+    run = Run(fxprune.narrow(snapped, plan), WideNetwork(snapped, plan), "", example)
     monkeypatch.setitem(bench.__globals__, "open_run", lambda _: run)
     calls = []
 

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 import pytest
 
 from fxprune.errors import CheckpointError
-from fxprune.passes.report.fold_summary import Folded
+from fxprune.passes.report.fold_summary import FoldSummary
 from fxprune.passes.report.results import Result, read_result
 from fxprune.passes.report.rows import Row
 
@@ -92,7 +92,7 @@ def test_every_field_of_a_result_is_read_back(tmp_path):
     given = {"stages": (stage,), "output": tmp_path, "widths": {"g": [2, 1]}, "seconds": {"a": 1.0}, "options": {}}
     errors = {"none": 0.5, "readers": float("inf")}
     why = {"a.weight": "too many features"}
-    given["folded"] = Folded(
+    given["folded"] = FoldSummary(
         repair="none", wanted="readers", errors=errors, images=8, judge="wide", fitted=1, unfitted=why, few=1, needed=12
     )
     kinds = {"int": 2, "float": 0.5, "str": "recall", "bool": False}
@@ -105,7 +105,7 @@ def test_every_field_of_a_result_is_read_back(tmp_path):
 def folded(tmp_path, **changes):
     values = {"repair": "readers", "wanted": "readers", "errors": {"none": 0.4, "readers": 0.02}, "images": 40}
     values |= {"judge": "labels", "fitted": 3, "unfitted": {}, "few": 0, "needed": 9}
-    return replace(result(tmp_path), folded=Folded(**values | changes))
+    return replace(result(tmp_path), folded=FoldSummary(**values | changes))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from benchmarks.checks import examination
-from benchmarks.checks.examination import Task, check, examine, fold
+from benchmarks.checks.examination import CheckTask, check, examine, fold
 from benchmarks.checks.result import result_from
 from benchmarks.networks.forms import small_form
 from fxprune.errors import VerifyError
@@ -147,7 +147,7 @@ SHALLOW = {
 def test_small_classes_are_pruned_exactly_and_exported(model, share, parameters, monkeypatch):
     monkeypatch.setattr(examination, "small_form", functools.partial(small_form, **SHALLOW.get(model, {})))
     facts = {}
-    check(Task(model), lambda **told: facts.update(told))
+    check(CheckTask(model), lambda **told: facts.update(told))
     found = result_from({"model": model, "depth": "onnx", "digest": "", **facts})
     assert found.verdict == "exact, exported", found
     assert found.error64 < 1e-12 and found.error_onnx < 1e-5
@@ -157,7 +157,7 @@ def test_small_classes_are_pruned_exactly_and_exported(model, share, parameters,
 @pytest.mark.parametrize("model", ["torchvision/squeezenet1_1", "torchvision/lraspp_mobilenet_v3_large"])
 def test_networks_of_torchvision_are_pruned_exactly(model):
     facts = {}
-    check(Task(model, "exact"), lambda **told: facts.update(told))
+    check(CheckTask(model, "exact"), lambda **told: facts.update(told))
     found = result_from({"model": model, "depth": "exact", "digest": "", **facts})
     assert found.verdict == "exact", found
     assert found.error64 < 1e-12 and found.share > 0.99
@@ -165,12 +165,12 @@ def test_networks_of_torchvision_are_pruned_exactly(model):
 
 def test_an_entry_point_is_analysed_without_weights():
     facts = {}
-    check(Task("resnet18", "couple"), lambda **told: facts.update(told))
+    check(CheckTask("resnet18", "couple"), lambda **told: facts.update(told))
     assert (facts["image"], facts["parameters"], facts["capture"]) == (224, 11689512, "symbolic")
     assert facts["share"] > 0.99 and "error64" not in facts
 
 
 def test_a_network_above_the_limit_is_left_out():
     facts = {}
-    check(Task("resnet18", most_parameters=1e6), lambda **told: facts.update(told))
+    check(CheckTask("resnet18", most_parameters=1e6), lambda **told: facts.update(told))
     assert facts == {"stage": "build", "parameters": 11689512, "image": 128, "too_large": True}

@@ -9,15 +9,15 @@ import pytest
 from helpers.benchmarks.coverage import FAILED, FULL, result
 
 from benchmarks import ROOT
-from benchmarks.checks.journal import Journal
+from benchmarks.checks.journal import CheckJournal
 from benchmarks.sources import digest, sources
 
 
 def test_results_survive_the_journal(tmp_path):
-    journal = Journal(tmp_path / "deep" / "results.jsonl")
+    journal = CheckJournal(tmp_path / "deep" / "results.jsonl")
     for each in (FULL, FAILED, dataclasses.replace(FULL, share=0.5)):
         journal.append(each)
-    assert Journal(tmp_path / "deep" / "results.jsonl").newest("onnx") == journal.newest("onnx")
+    assert CheckJournal(tmp_path / "deep" / "results.jsonl").newest("onnx") == journal.newest("onnx")
     assert journal.newest("onnx") == {"one": dataclasses.replace(FULL, share=0.5), "two": FAILED}
     assert len((tmp_path / "deep" / "results.jsonl").read_text().splitlines()) == 3
 
@@ -25,14 +25,14 @@ def test_results_survive_the_journal(tmp_path):
 def test_a_line_that_was_cut_off_counts_as_not_written(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps(FULL.to_json()) + "\n" + json.dumps(FAILED.to_json())[:40])
-    journal = Journal(path)
+    journal = CheckJournal(path)
     assert journal.newest("onnx") == {"one": FULL}
     journal.append(FAILED)
-    assert Journal(path).newest("onnx") == {"one": FULL, "two": FAILED}
+    assert CheckJournal(path).newest("onnx") == {"one": FULL, "two": FAILED}
 
 
 def test_only_results_of_other_sources_are_missing_and_failures_come_first(tmp_path):
-    journal = Journal(tmp_path / "results.jsonl")
+    journal = CheckJournal(tmp_path / "results.jsonl")
     for model, known in (
         ("done", {}),
         ("old", {"digest": "old"}),
@@ -49,7 +49,7 @@ def test_only_results_of_other_sources_are_missing_and_failures_come_first(tmp_p
 
 
 def test_a_deeper_check_that_went_well_and_is_newer_has_done_the_shallower_one(tmp_path):
-    journal = Journal(tmp_path / "results.jsonl")
+    journal = CheckJournal(tmp_path / "results.jsonl")
     shallow = {"depth": "couple", "digest": "old", "checked": "2030-01-02"}
     for model, known in (
         ("newer", {"checked": "2030-01-03"}),
@@ -134,9 +134,9 @@ def test_what_only_trains_is_no_source_of_a_check():
 def test_a_journal_begins_from_what_is_committed_where_that_is_newer(here, committed, kept, tmp_path):
     path = tmp_path / "results.jsonl"
     if here is not None:
-        Journal(path).append(result("one", checked=here, stage="here"))
-    Journal(path).append(result("one", depth="exact", stage="other depth"))
-    journal = Journal(path, [result("one", checked=committed, stage="committed")])
+        CheckJournal(path).append(result("one", checked=here, stage="here"))
+    CheckJournal(path).append(result("one", depth="exact", stage="other depth"))
+    journal = CheckJournal(path, [result("one", checked=committed, stage="committed")])
     assert journal.newest("onnx")["one"].stage == kept
     assert journal.newest("exact")["one"].stage == "other depth"
     journal.append(result("one", stage="now"))

@@ -19,7 +19,7 @@ from benchmarks.fuzz import timm as fuzz_timm
 from benchmarks.fuzz import views as fuzz_views
 from benchmarks.fuzz.damage import sign
 from benchmarks.fuzz.damage_graph import CLUSTERS, GRAPH
-from benchmarks.fuzz.damage_json import JSON, _places
+from benchmarks.fuzz.damage_json import JSON, _paths
 from benchmarks.fuzz.readers import judge, numbers
 from benchmarks.fuzz.subjects import make_subjects
 from fxprune.errors import CheckpointError
@@ -103,7 +103,7 @@ def test_every_field_of_a_saved_network_is_damaged(subjects):
     words = {word for node in graph["nodes"] for word in (node["op"], node["target"])}
     assert {*OPS.values(), "fxprune.guard_equal", "fxprune.enter", "fxprune.leave"} <= words | {"output"}
     assert any("same_as" in role for role in graph["tensors"].values())
-    places = _places(graph)
+    places = _paths(graph)
     assert all(("nodes", number, "target") in places for number in range(len(graph["nodes"])))
     assert ("layers", "mixer", "settings", "padding_mode") in places
 

@@ -13,9 +13,9 @@ from benchmarks.prices.bench import PriceBench
 from benchmarks.prices.importance import mean_absolute, taylor
 from benchmarks.prices.methods import ARMS, FREE, METHODS, ONE, run
 from benchmarks.prices.settings import PriceRow
-from benchmarks.results.bench import Task
+from benchmarks.results.bench import ArmTask
 from benchmarks.results.command import DOCS
-from benchmarks.results.journal import Journal, row_of
+from benchmarks.results.journal import ArmJournal, row_of
 from benchmarks.results.settings import ARMS as FIRST_ARMS
 from benchmarks.results.settings import Arm, Settings
 
@@ -39,7 +39,7 @@ def run_arm(name, folder):
     if name == "torch-pruning":
         pytest.importorskip("torch_pruning")
     facts, arm = {}, Arm(name, "1" if name == "wide" else "1/2")
-    run(Task(arm, 0, TINY, folder), lambda **told: facts.update(told))
+    run(ArmTask(arm, 0, TINY, folder), lambda **told: facts.update(told))
     return row_of(arm, 0, TINY, facts, PriceRow)
 
 
@@ -121,4 +121,4 @@ def test_the_table_has_every_price_and_its_arms_are_in_order():
 
 
 def test_the_rows_of_the_first_table_stay_valid():
-    assert Journal(DOCS / "results.csv").missing(FIRST_ARMS, range(3), Settings()) == []
+    assert ArmJournal(DOCS / "results.csv").missing(FIRST_ARMS, range(3), Settings()) == []

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from helpers.benchmarks.prices import TINY, a_row
 
-from benchmarks.prices.claims import CLAIMS, Claim, arm_of, judge, ranked
+from benchmarks.prices.claims import CLAIMS, JointClaim, arm_of, judge, ranked
 from benchmarks.prices.methods import ARMS, FULL, METHODS
 from benchmarks.prices.report import page
 from benchmarks.prices.settings import PriceRow
-from benchmarks.results.journal import Journal
+from benchmarks.results.journal import ArmJournal
 from benchmarks.results.settings import Arm
 
 NOISE = (0.0, 0.002, -0.002)
-CLAIM = Claim("ours beats all", "csgd rows", ("scratch", "lasso"))
+CLAIM = JointClaim("ours beats all", "csgd rows", ("scratch", "lasso"))
 
 
 def found_with(**means):
@@ -58,7 +58,7 @@ def test_claims_compare_methods_that_exist():
 
 
 def test_the_page_has_every_arm_and_every_claim(tmp_path):
-    journal = Journal(tmp_path / "prices.csv", PriceRow)
+    journal = ArmJournal(tmp_path / "prices.csv", PriceRow)
     for seed in range(3):
         for number, arm in enumerate(ARMS):
             facts = {"top1": round(0.5 + 0.001 * number, 3), "trimmed": 0.25, "agreement": 0.75, "cpu_seconds": 12.5}
@@ -70,6 +70,6 @@ def test_the_page_has_every_arm_and_every_claim(tmp_path):
         assert f"| {claim.title} | 1/4 | **" in text
     assert "| 1 | 1.0 k | 2.00 M |" in text and "3 seeds" in text and "ResNet-8 with 4-8-16 channels" in text
     assert text.count("the best rival |") == 6 + 6  # a header and a row for each price and width
-    assert "## Failed" not in text and Journal(tmp_path / "prices.csv", PriceRow).rows == journal.rows
+    assert "## Failed" not in text and ArmJournal(tmp_path / "prices.csv", PriceRow).rows == journal.rows
     journal.add(a_row(ARMS[0], 3, error="took too long"))
     assert "| wide 1 | 3 | took too long |" in page(journal, ARMS, TINY)

@@ -7,9 +7,9 @@ import math
 import pytest
 from helpers.benchmarks.results import CSGD, SCRATCH, a_row
 
-from benchmarks.results.claims import Pair, difference
+from benchmarks.results.claims import ArmPair, difference
 
-PAIR = Pair(CSGD, SCRATCH)
+PAIR = ArmPair(CSGD, SCRATCH)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from helpers.benchmarks.results import CSGD, TINY, WIDE, a_row
 
 from benchmarks.results.command import DOCS
-from benchmarks.results.journal import Journal, Row, to_csv
+from benchmarks.results.journal import ArmJournal, ArmRow, to_csv
 
 
 def test_rows_survive_the_file(tmp_path):
@@ -15,16 +15,16 @@ def test_rows_survive_the_file(tmp_path):
         a_row(CSGD, 0, top1=0.9, changed=0, deviation=1.25e-5, parameters=7),
         a_row(WIDE, 1, error='died, "loudly"\nin two lines'),
     ]
-    journal = Journal(tmp_path / "results.csv")
+    journal = ArmJournal(tmp_path / "results.csv")
     for row in rows:
         journal.add(row)
-    assert Journal(tmp_path / "results.csv").rows == rows
+    assert ArmJournal(tmp_path / "results.csv").rows == rows
     journal.add(a_row(CSGD, 0, top1=0.5))
-    assert [row.top1 for row in Journal(tmp_path / "results.csv").rows] == [0.5, None]
+    assert [row.top1 for row in ArmJournal(tmp_path / "results.csv").rows] == [0.5, None]
 
 
 def test_only_what_is_missing_runs_and_seeds_come_first(tmp_path):
-    journal = Journal(tmp_path / "results.csv")
+    journal = ArmJournal(tmp_path / "results.csv")
     journal.add(a_row(WIDE, 0, top1=0.9))
     journal.add(a_row(CSGD, 0, error="killed"))
     journal.add(a_row(CSGD, 1, replace(TINY, lr=0.1), top1=0.9))
@@ -36,5 +36,5 @@ def test_only_what_is_missing_runs_and_seeds_come_first(tmp_path):
 
 def test_a_finished_table_is_written_as_it_was_read():
     text = (DOCS / "results.csv").read_text()
-    rows = Journal(DOCS / "results.csv").rows
-    assert rows and to_csv(rows) == text and all(isinstance(row, Row) for row in rows)
+    rows = ArmJournal(DOCS / "results.csv").rows
+    assert rows and to_csv(rows) == text and all(isinstance(row, ArmRow) for row in rows)

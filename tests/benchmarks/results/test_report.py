@@ -5,7 +5,7 @@ from __future__ import annotations
 from helpers.benchmarks.results import CSGD, TINY, WIDE, a_row
 
 from benchmarks.results.claims import CLAIMS
-from benchmarks.results.journal import Journal
+from benchmarks.results.journal import ArmJournal
 from benchmarks.results.report import LABELS, page
 from benchmarks.results.settings import ARMS, BUDGETED, CLOCKS
 
@@ -13,7 +13,7 @@ CSGD_ARMS = ("csgd", "even", "imbalanced", "pacesetter", "staged", "finetuned", 
 
 
 def full_journal(path):
-    journal = Journal(path)
+    journal = ArmJournal(path)
     for seed in range(3):
         for number, arm in enumerate(ARMS):
             slower = {"clock": 110.0, "clock64": 104.0 + seed, "clock256": 101.0}

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import runs
 from benchmarks.results import command
 from benchmarks.results.__main__ import TABLE
-from benchmarks.results.journal import Journal
+from benchmarks.results.journal import ArmJournal
 from benchmarks.results.settings import ARMS
 
 
@@ -29,7 +29,7 @@ def test_a_run_resumes(tmp_path, monkeypatch, capsys):
     done, started[:] = started[:2], [None] * 3
     assert command.run_table(TABLE, arguments) == 0
     assert len(started[3:]) == sum(arm.keep == "5/8" for arm in ARMS) - 2 and not set(done) & set(started[3:])
-    assert len(Journal(tmp_path / "results.csv").rows) == sum(arm.keep == "5/8" for arm in ARMS)
+    assert len(ArmJournal(tmp_path / "results.csv").rows) == sum(arm.keep == "5/8" for arm in ARMS)
     assert command.run_table(TABLE, [*arguments, "--seeds", "2", "--report"]) == 0
     assert "0 arms run" in capsys.readouterr().out
     assert command.run_table(TABLE, ["--only", "nothing"]) == 2

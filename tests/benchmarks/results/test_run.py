@@ -8,7 +8,7 @@ import pytest
 from helpers.benchmarks.results import TINY, WIDE
 
 from benchmarks.results import run as results_run
-from benchmarks.results.bench import Bench, Task
+from benchmarks.results.bench import ArmTask, Bench
 from benchmarks.results.clock import step_times
 from benchmarks.results.journal import row_of
 from benchmarks.results.run import run
@@ -33,7 +33,7 @@ def test_arms_run(arm, cache, monkeypatch):
     facts = {}
     monkeypatch.setattr(results_run, "step_times", functools.partial(step_times, pairs=2))
     arm = Arm(arm, "1/2")
-    run(Task(arm, 0, TINY, cache), lambda **told: facts.update(told))
+    run(ArmTask(arm, 0, TINY, cache), lambda **told: facts.update(told))
     row = row_of(arm, 0, TINY, facts)
     assert row.digest == digest(arm, TINY)
     if arm.name in CLOCKS:
@@ -47,19 +47,19 @@ def test_arms_run(arm, cache, monkeypatch):
 
 
 def test_the_arms_of_a_seed_share_the_wide_network(tmp_path, monkeypatch):
-    run(Task(WIDE, 0, TINY, tmp_path), lambda **_: None)
+    run(ArmTask(WIDE, 0, TINY, tmp_path), lambda **_: None)
     monkeypatch.setattr(Bench, "fresh", lambda *_: pytest.fail("trained again"))
     first, second = {}, {}
-    run(Task(Arm("merged", "5/8"), 0, TINY, tmp_path), first.update)
-    run(Task(Arm("merged", "5/8"), 0, TINY, tmp_path), second.update)
+    run(ArmTask(Arm("merged", "5/8"), 0, TINY, tmp_path), first.update)
+    run(ArmTask(Arm("merged", "5/8"), 0, TINY, tmp_path), second.update)
     assert {**first, "train_seconds": 0} == {**second, "train_seconds": 0}
     with pytest.raises(BaseException, match="trained again"):
-        run(Task(Arm("merged", "5/8"), 1, TINY, tmp_path), first.update)
+        run(ArmTask(Arm("merged", "5/8"), 1, TINY, tmp_path), first.update)
 
 
 @pytest.mark.parametrize("name", BUDGETED)
 def test_arms_at_a_share_of_the_macs_end_there(name, cache):
     facts, whole = {}, 49_568
-    run(Task(Arm(name, "3/10"), 0, TINY, cache), lambda **told: facts.update(told))
+    run(ArmTask(Arm(name, "3/10"), 0, TINY, cache), lambda **told: facts.update(told))
     assert facts["macs"] == pytest.approx(0.3 * whole, rel=0.05)  # so narrow a network has few widths to choose from
     assert facts["changed"] == 0 and facts["error64"] < 1e-12 and 0.0 <= facts["top1"] <= 1.0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.benchmarks.results import TINY, residual_net
 
-from benchmarks.results.train import Phase, fit, rates_for, score
+from benchmarks.results.train import ArmPhase, fit, rates_for, score
 from fxprune.models_zoo.data import load_data
 
 
@@ -23,8 +23,8 @@ def test_a_part_of_an_epoch_is_a_part_of_its_steps(monkeypatch):
 
     data, net, seen = load_data("digits", image_size=8, batch_size=100), residual_net(), []
     monkeypatch.setattr(results_train, "take_step", lambda *args: seen.append(args[2]) or 0.0)
-    fit(net, data, TINY, Phase(1.5, lr=0.1, seed=3))
-    fit(net, data, TINY, Phase(0.5, lr=0.1, seed=3))
+    fit(net, data, TINY, ArmPhase(1.5, lr=0.1, seed=3))
+    fit(net, data, TINY, ArmPhase(0.5, lr=0.1, seed=3))
     assert len(data.train) == 14 and len(seen) == 21 + 7
     assert all(torch.equal(a, b) for a, b in zip(seen[:7], seen[21:], strict=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.checks.result import FrozenReason, Result
+from benchmarks.checks.result import CheckResult, FrozenReason
 from benchmarks.networks.classes import EntryPoint
 
 EXAMPLE = (torch.empty(2, 3, 8, 8, device="meta"),)
@@ -16,7 +16,7 @@ def good_net():
 
 
 def result(model, **known):
-    return Result(**{"model": model, "depth": "onnx", "digest": "new", **known})
+    return CheckResult(**{"model": model, "depth": "onnx", "digest": "new", **known})
 
 
 REASONS = (

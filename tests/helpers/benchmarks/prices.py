@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.prices.bench import bench_of
 from benchmarks.prices.settings import PriceRow, PriceSettings
-from benchmarks.results.bench import Task
+from benchmarks.results.bench import ArmTask
 from benchmarks.results.journal import row_of
 from benchmarks.results.settings import Arm
 
@@ -25,4 +25,4 @@ def a_row(arm, seed, **facts):
 
 
 def a_bench(folder, seed=0):
-    return bench_of(Task(Arm("wide", "1"), seed, TINY, folder), lambda **_: None)
+    return bench_of(ArmTask(Arm("wide", "1"), seed, TINY, folder), lambda **_: None)

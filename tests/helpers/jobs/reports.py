@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fxprune.passes.report.fold_summary import Folded
+from fxprune.passes.report.fold_summary import FoldSummary
 from fxprune.passes.report.metrics import Metrics
 from fxprune.passes.report.recording import Reason, Recording, ShownImage
 from fxprune.passes.report.results import Result
@@ -53,7 +53,7 @@ def result(folder, name="net", **changes):
 def fold_result(folder, **changes):
     """What a fold finds on images without labels."""
     repairs = {"repair": "readers", "wanted": "readers", "errors": {"readers": 0.1}, "images": 64, "judge": "wide"}
-    folded = Folded(**repairs, fitted=3, unfitted={}, few=2, needed=512)
+    folded = FoldSummary(**repairs, fitted=3, unfitted={}, few=2, needed=512)
     rows = (
         row("wide", 1, 100, changed=0, bytes=16000, eager_ms=3.0, onnxruntime_ms=1.0),
         row("merged, not repaired", 0.25, 20, changed=80),
