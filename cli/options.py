@@ -85,7 +85,7 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outputs", nargs="+", metavar="NAME", help=about)
 
 
-def check_sizes(args: argparse.Namespace) -> None:
+def check_network_sizes(args: argparse.Namespace) -> None:
     """Raise OptionError for sizes that no network has, before anything slow is imported."""
     from fxprune.passes.options import NetworkOptions
 
@@ -111,7 +111,7 @@ def network_from(args: argparse.Namespace) -> Network:
 
 def network_and_data(args: argparse.Namespace) -> tuple[Network, Data | None]:
     """Build the same, and read the data that it is for, if that is named."""
-    check_sizes(args)
+    check_network_sizes(args)
     load_libraries()
 
     from fxprune.passes.store import check_takes_classes, left_out_line, load_weights, open_network

@@ -18,7 +18,7 @@ MOST_COLUMNS = 100
 
 
 class Reply(NamedTuple):
-    """What a command found.
+    """The finding of a command.
 
     Attributes:
         text: for people.

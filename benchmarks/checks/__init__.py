@@ -1,6 +1,6 @@
 """Check one network from coupling to ONNX, and keep the results."""
 
-from .chapter import LOW, chapter, error_left, error_text, macs_after, parameters_after, percent
+from .chapter import LOW, chapter, error_left, error_text, macs_after, parameters_after, share_text
 from .examination import CheckTask, Record, check, examine
 from .journal import CheckJournal, known_at
 from .lines import lines, read_lines

@@ -43,14 +43,14 @@ def _summary(results: Sequence[CheckResult], expected: int, sources: str) -> Ite
         newest = max(results, key=lambda result: result.checked)
         same = sum(result.digest == newest.digest for result in results)
         yield "of the same sources as the newest result", f"{same}, of {newest.checked[:10]}"
-    yield from _statistic(results, "prunable, median", lambda r: r.share, median, percent)
-    yield from _statistic(results, "prunable, least", lambda r: r.share, min, percent)
-    yield from _statistic(results, "parameters after, median", parameters_after, median, percent)
-    yield from _statistic(results, "MACs after, median", macs_after, median, percent)
+    yield from _statistic(results, "prunable, median", lambda r: r.share, median, share_text)
+    yield from _statistic(results, "prunable, least", lambda r: r.share, min, share_text)
+    yield from _statistic(results, "parameters after, median", parameters_after, median, share_text)
+    yield from _statistic(results, "MACs after, median", macs_after, median, share_text)
     yield from _statistic(results, "float64, largest", lambda r: None if r.error else r.error64, max, error_text)
     yield from _statistic(results, "ONNX, largest", lambda r: r.error_onnx, max, error_text)
-    yield from _statistic(results, "error left of the bare merge's, median", error_left, median, percent)
-    yield from _statistic(results, "error left, largest", error_left, max, percent)
+    yield from _statistic(results, "error left of the bare merge's, median", error_left, median, share_text)
+    yield from _statistic(results, "error left, largest", error_left, max, share_text)
     ways = Counter(result.capture for result in results if result.capture)
     yield "capture", ", ".join(f"{way} {count}" for way, count in ways.most_common())
     yield from _statistic(results, "seconds, median", lambda r: r.seconds, median, "{:.0f}".format)
@@ -77,7 +77,7 @@ def _failures(results: Iterable[CheckResult]) -> Iterable[Sequence[str]]:
 def _low(results: Iterable[CheckResult]) -> Iterable[Sequence[str]]:
     low = [result for result in results if result.share is not None and result.share < LOW]
     for result in sorted(low, key=lambda result: result.share or 0.0):
-        yield result.model, percent(result.share), reasons_of(result, most=4)
+        yield result.model, share_text(result.share), reasons_of(result, most=4)
 
 
 def parameters_after(result: CheckResult) -> float | None:
@@ -97,7 +97,7 @@ def error_left(result: CheckResult) -> float | None:
     return result.error_folded / max(result.error_merged, 1e-300)
 
 
-def percent(share: float | None) -> str:
+def share_text(share: float | None) -> str:
     """Write a share; an empty text for none."""
     return "" if share is None else f"{share:.1%}"
 

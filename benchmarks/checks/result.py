@@ -85,7 +85,7 @@ class CheckResult:
 
     @property
     def verdict(self) -> str:
-        """How the check of the network ended, in a word or two."""
+        """Say how the check of the network ended, in a word or two."""
         if self.error:
             return "failed"
         if self.groups == 0:

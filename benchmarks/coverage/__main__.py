@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from benchmarks import ROOT
 from benchmarks.checks import DEPTHS, CheckJournal, CheckTask, check, lines, read_lines
-from benchmarks.grafts import read_rows
+from benchmarks.grafts import read_grafts
 from benchmarks.networks import entry_points, read_classes, torchvision_points
 from benchmarks.runs import parser_of, run_all
 from benchmarks.sources import digest
@@ -71,7 +71,7 @@ def _journal() -> CheckJournal:
 def write_report(journal: CheckJournal, sources: str) -> None:
     """Write the page and the lines of all newest results."""
     results = journal.standing()
-    grafts = {model: row["verdict"] for model, row in read_rows(DOCS / "graft.csv").items()}
+    grafts = {model: row["verdict"] for model, row in read_grafts(DOCS / "graft.csv").items()}
     write_text(DOCS / "coverage.md", page(read_classes(), torchvision_points(), results, sources, grafts))
     write_text(DOCS / "coverage.csv", lines(results))
 

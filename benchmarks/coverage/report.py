@@ -15,8 +15,8 @@ from benchmarks.checks import (
     known_at,
     macs_after,
     parameters_after,
-    percent,
     reasons_of,
+    share_text,
 )
 from benchmarks.networks import FRAMES, PREFIX, EntryPoint
 from benchmarks.pages import fill
@@ -76,7 +76,7 @@ def _folds(points: Sequence[EntryPoint], results: Mapping[str, CheckResult], sou
             point.name + ("" if result.digest == sources else " †"),
             f"{point.module}.{point.cls}",
             "" if result.groups is None else str(result.groups),
-            *(error_text(result.error_merged), error_text(result.error_folded), percent(error_left(result))),
+            *(error_text(result.error_merged), error_text(result.error_folded), share_text(error_left(result))),
             *(f"{result.seconds:.0f}", result.verdict),
         )
         for point, result in rows
@@ -94,9 +94,9 @@ def _row(point: EntryPoint, result: CheckResult | None, sources: str) -> Sequenc
         str(known.image or point.input_size),
         known.capture or "",
         "" if known.groups is None else str(known.groups),
-        percent(known.share),
-        percent(parameters_after(known)),
-        percent(macs_after(known)),
+        share_text(known.share),
+        share_text(parameters_after(known)),
+        share_text(macs_after(known)),
         error_text(known.error64),
         error_text(known.error_onnx),
         f"{known.seconds:.0f}" if result else "",

@@ -18,7 +18,7 @@ from fxprune.passes.store import (
     WEIGHTS,
     digest_of,
     fingerprint,
-    is_plain,
+    is_regular,
     read_tensors,
 )
 from fxprune.plans import digest
@@ -68,7 +68,7 @@ def sign(folder: Path) -> None:
     for name in (PLAN, NETWORK):
         # A pipe has no end, and what is damaged may have any type.
         with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, AttributeError, KeyError):
-            if is_plain(folder / name):
+            if is_regular(folder / name):
                 value = json.loads((folder / name).read_text())
                 plans = [value] if name == PLAN else value["earlier"]
                 for plan in [each for each in plans if "sha256" in each]:
@@ -76,7 +76,7 @@ def sign(folder: Path) -> None:
                     (folder / name).write_text(json.dumps(value))
     # Where the wide network tells what the weights are; elsewhere whoever signs may sign other ones.
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError, CheckpointError):
-        if is_plain(folder / SNAPPED) and is_plain(folder / NETWORK) and is_plain(folder / WEIGHTS):
+        if is_regular(folder / SNAPPED) and is_regular(folder / NETWORK) and is_regular(folder / WEIGHTS):
             network = json.loads((folder / NETWORK).read_text())
             if network["weights"] != (found := digest_of(read_tensors(folder / WEIGHTS))):
                 (folder / NETWORK).write_text(json.dumps({**network, "weights": found}))

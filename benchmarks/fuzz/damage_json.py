@@ -46,7 +46,7 @@ KEYS = (
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something stands in a JSON value; of a list of plain values, the first and the last."""
+    """List the paths into a JSON value; of a list of plain values, the first and the last."""
     if isinstance(value, dict):
         return [path, *(place for key, each in value.items() for place in _paths(each, (*path, key)))]
     if isinstance(value, list):

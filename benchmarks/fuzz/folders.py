@@ -61,7 +61,7 @@ WHAT = (
 
 @dataclass(frozen=True)
 class FuzzTarget:
-    """What is damaged, and how it is read.
+    """The folders to damage, and their readers.
 
     Attributes:
         make: makes the folders in a place.

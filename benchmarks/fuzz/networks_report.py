@@ -23,7 +23,7 @@ def write_report(rows: Mapping[int, Mapping[str, Any]], sha: str) -> None:
 
 
 def networks(rows: Mapping[int, Mapping[str, Any]], counts: Mapping[str, Counter[str]], sha: str) -> str:
-    """How many networks, of what, and which failed."""
+    """Report how many networks were drawn, of what, and which failed."""
     failures = [text for _, row in sorted(rows.items()) for text in failures_of(row)]
     fresh = sum(row["chunk"]["networks"] for row in rows.values() if row["digest"] == sha)
     lists = {name: counts[name] for name in ("operations", "rules", "operators")}
@@ -38,7 +38,7 @@ def listing(counts: Counter[str]) -> str:
 
 
 def precision(n: Counter[str]) -> str:
-    """Which channels could merge, and did not."""
+    """Report which channels could merge, and did not."""
     kinds = ("gaps", "missed", "averages")
     reasons = Counter({name: count for name, count in n.items() if name.partition(": ")[0] in kinds and ": " in name})
     rows: list[tuple[object, ...]] = [

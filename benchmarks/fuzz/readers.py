@@ -15,7 +15,7 @@ import fxprune
 from fxprune.arguments.inputs import tensors_of
 from fxprune.errors import FxpruneError, InputError
 from fxprune.passes.report import read_metrics, read_result, verify_folder
-from fxprune.passes.store import METRICS, NETWORK_FILES, SNAPPED, SUMMARY, WIDE, is_plain, read_manifest, read_tensors
+from fxprune.passes.store import METRICS, NETWORK_FILES, SNAPPED, SUMMARY, WIDE, is_regular, read_manifest, read_tensors
 from fxprune.passes.verify import named_outputs, relative_error
 
 from .subjects import DamageSubject
@@ -51,7 +51,7 @@ def _verified(folder: Path, subject: DamageSubject) -> Any:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a loaded network is: its numbers, and what no number says."""
+    """A loaded network: its numbers, and what no number says."""
 
     outputs: dict[str, torch.Tensor]
     state: dict[str, tuple[str, bytes]]
@@ -76,7 +76,7 @@ def _loaded(folder: Path, subject: DamageSubject, intact: dict[str, Any] | None,
 
 
 def _equal(path: Path, before: Path) -> bool:
-    return is_plain(path) and path.read_bytes() == before.read_bytes()
+    return is_regular(path) and path.read_bytes() == before.read_bytes()
 
 
 def _described(network: fx.GraphModule, subject: DamageSubject, *, runs: bool) -> Loaded:

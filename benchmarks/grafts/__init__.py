@@ -1,3 +1,3 @@
-"""Which classes of timm take narrow layers back, as ``docs/reports/graft.*`` tell."""
+"""Try which classes of timm take narrow layers back, and write ``docs/reports/graft.*``."""
 
-from .rows import read_rows
+from .rows import read_grafts

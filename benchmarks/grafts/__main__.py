@@ -22,7 +22,7 @@ from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text
 
 from .check import KEEP, SMALLER, check
-from .rows import COLUMNS, ROWS, Rows, read_rows, text_of
+from .rows import COLUMNS, ROWS, Rows, read_grafts, text_of
 
 PAGE = ROWS.with_suffix(".md")
 LOGS = ROOT / "build" / "grafts"
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the networks that were not checked to the end; write the page after each."""
     args = parser_of("grafts", __doc__, "network", "resnet*", seconds=900.0, jobs=False).parse_args(argv)
     points = sorted(read_classes(), key=lambda point: (point.name not in SMALLER, point.parameters))
-    rows = read_rows()
+    rows = read_grafts()
     names = [point.name for point in points if args.again or not is_complete(rows.get(point.name))]
     names = [] if args.report else fnmatch.filter(names, args.only)
     tasks = [(name, LOGS / f"{name}.log") for name in names]

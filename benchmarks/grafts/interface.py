@@ -1,4 +1,4 @@
-"""What a grafted network of timm says of itself is true where the wide network's word is."""
+"""A grafted network of timm tells the truth about itself wherever the wide network does."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ COLUMNS = ("model", "class", "settings", "image", "verdict", "interface", "reaso
 Rows = dict[str, dict[str, str]]
 
 
-def read_rows(path: Path = ROWS) -> Rows:
+def read_grafts(path: Path = ROWS) -> Rows:
     """Read the rows of an earlier run; none without a file."""
     return {row["model"]: row for row in read_csv(path)}
 

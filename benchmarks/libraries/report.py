@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
-from benchmarks.checks import LOW, CheckResult, chapter, percent, reasons_of
+from benchmarks.checks import LOW, CheckResult, chapter, reasons_of, share_text
 from benchmarks.pages import fill
 
 from .networks import LibraryNetwork
@@ -45,7 +45,7 @@ def _row(name: str, result: CheckResult | None, sources: str) -> Sequence[str]:
         name + ("" if result.digest == sources else " †"),
         "" if result.parameters is None else f"{result.parameters / 1e6:.2f} M",
         result.capture or "",
-        percent(result.share),
+        share_text(result.share),
         "" if result.error64 is None else f"{result.error64:.1e}",
         f"{result.seconds:.0f}",
         result.verdict,

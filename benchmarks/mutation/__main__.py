@@ -66,7 +66,7 @@ def subjects() -> list[str]:
 def every_mutant(seed: int = 0) -> list[Mutant]:
     """All mutants, in the order of hashes of seed and place: the first N are a uniform sample."""
     found = [m for path in subjects() for m in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
-    return sorted(found, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.place[0]}".encode()).hexdigest())
+    return sorted(found, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.identity[0]}".encode()).hexdigest())
 
 
 def tried() -> list[dict[str, str]]:
@@ -93,7 +93,7 @@ def _run(session: Session, args: argparse.Namespace) -> None:
     chosen = _chosen(args)[: args.sample]
     again = {place for place, row in done.items() if args.survivors and not row["outcome"].startswith("killed")}
     again = {place for place in again if place[0] not in reasons()}
-    todo = [mutant for mutant in chosen if mutant.place not in done or mutant.place in again]
+    todo = [mutant for mutant in chosen if mutant.identity not in done or mutant.identity in again]
     kills = Counter(row["outcome"].removeprefix("killed by ") for row in done.values())
 
     def trials() -> Iterator[tuple[tuple[Mutant, int, float], Callable[[], str]]]:
@@ -107,7 +107,7 @@ def _run(session: Session, args: argparse.Namespace) -> None:
     for (mutant, tests, start), said, ended in in_forks(trials(), args.jobs):
         found = outcome(said, ended)
         kills[found.removeprefix("killed by ")] += 1
-        row = (*mutant.place, mutant.line, tests, found, f"{time.monotonic() - start:.1f}")
+        row = (*mutant.identity, mutant.line, tests, found, f"{time.monotonic() - start:.1f}")
         _add(dict(zip(FIELDS, row)))
         if not found.startswith("killed"):
             tqdm.write(f"{mutant.path}:{mutant.line} {found}: {mutant.key}")
@@ -142,14 +142,14 @@ def _report(args: argparse.Namespace) -> int:
     for mutant in every:
         count = by_file[mutant.path]
         count["mutants"] += 1
-        row = done.get(mutant.place)
+        row = done.get(mutant.identity)
         if row is None:
             continue
         count["tried"] += 1
         if row["outcome"].startswith("killed"):
             count["killed"] += 1
-        elif mutant.place[0] in why:
-            count[why[mutant.place[0]].partition(":")[0]] += 1
+        elif mutant.identity[0] in why:
+            count[why[mutant.identity[0]].partition(":")[0]] += 1
         else:
             count["open"] += 1
             open_ones.append(mutant)
@@ -164,9 +164,9 @@ def _report(args: argparse.Namespace) -> int:
     first = [row["outcome"].startswith("killed") for row in {row["place"]: row for row in reversed(tried())}.values()]
     could = total["tried"] - total["equivalent"]
     survivors = [
-        f"- `{m.path}:{m.line}` {m.kind}, `{m.before}` to `{m.after or 'nothing'}`: {why.get(m.place[0], 'open')}"
+        f"- `{m.path}:{m.line}` {m.kind}, `{m.before}` to `{m.after or 'nothing'}`: {why.get(m.identity[0], 'open')}"
         for m in sorted(every, key=lambda m: (m.path, m.line))
-        if (row := done.get(m.place)) and not row["outcome"].startswith("killed")
+        if (row := done.get(m.identity)) and not row["outcome"].startswith("killed")
     ]
     page = fill(
         "mutation/page.md.jinja",

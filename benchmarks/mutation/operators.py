@@ -49,8 +49,8 @@ class Mutant:
         return f"{self.path} {self.function} {self.kind}: {self.before} -> {self.after}"
 
     @property
-    def place(self) -> tuple[str, str]:
-        """What tells a mutant from all others as long as its function stays as it is."""
+    def identity(self) -> tuple[str, str]:
+        """Identify a mutant among all others as long as its function stays as it is."""
         return f"{self.key} ({self.nth})", self.source
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages import fill
-from benchmarks.results import Arm, ArmJournal, Settings, failed, mean_of, percent, spread_of
+from benchmarks.results import Arm, ArmJournal, Settings, failed, mean_of, percent_spread, spread_of
 
 from .methods import ALL_WIDTHS, CURVE, METHODS, OTHERS, PRICED, TRAINED, TRIAL
 from .networks import NETWORKS
@@ -60,7 +60,7 @@ def _curves(found: Found, cell: Any, network: str = "") -> Iterator[Sequence[str
 
 
 def _agreement(rows: Sequence[PhotoRow]) -> str:
-    return percent([row.agreement for row in rows]) + _kept(rows)
+    return percent_spread([row.agreement for row in rows]) + _kept(rows)
 
 
 def _logits(rows: Sequence[PhotoRow]) -> str:

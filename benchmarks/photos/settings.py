@@ -12,7 +12,7 @@ KEEPS = ("19/20", "9/10", "3/4", "1/2")
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoSettings(Settings):
-    """What all rows share.
+    """The settings that all rows share.
 
     Attributes:
         crops_to_fit: of each photo to fit from.

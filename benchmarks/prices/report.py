@@ -15,7 +15,7 @@ from benchmarks.results import (
     difference,
     failed,
     mean_of,
-    percent,
+    percent_spread,
     points,
     spread_of,
 )
@@ -58,7 +58,7 @@ def _priced(found: Found, price: str, keep: str, least: float) -> tuple[Sequence
 
 def _winners(found: Found, least: float) -> Iterator[Sequence[str]]:
     for price, keep, (best, *others) in winners(found):
-        cells = (price, keep, METHODS[best.name].label, percent([row.top1 for row in found[best]]))
+        cells = (price, keep, METHODS[best.name].label, percent_spread([row.top1 for row in found[best]]))
         gap = difference(ArmPair(best, others[0]), found, least) if others else None
         if gap is None:
             yield *cells, "", "", ""
@@ -98,10 +98,10 @@ def _rows(found: Found, price: str, keep: str, least: float) -> Iterator[Sequenc
         yield (
             METHODS[arm.name].label,
             str(len(rows)),
-            percent([row.trimmed for row in rows]),
-            percent([row.top1 for row in rows]),
+            percent_spread([row.trimmed for row in rows]),
+            percent_spread([row.top1 for row in rows]),
             spread_of([row.loss for row in rows], "{:.3f}"),
-            percent([row.agreement for row in rows]),
+            percent_spread([row.agreement for row in rows]),
             spread_of([row.cpu_seconds for row in rows], "{:.3g}"),
             "the best rival" if arm == best else points(gap) if gap else "",
         )

@@ -1,7 +1,7 @@
 """Compare C-SGD with other methods at equal epochs, on real images, over several seeds."""
 
 from .bench import ArmTask, Bench, cached
-from .cells import mean_of, percent, spread_of
+from .cells import mean_of, percent_spread, spread_of
 from .claims import ArmPair, Found, TopDifference, difference
 from .command import Table, run_table
 from .journal import ArmJournal, ArmRow

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, stdev
 
 
-def percent(values: Sequence[float | None]) -> str:
+def percent_spread(values: Sequence[float | None]) -> str:
     return spread_of([None if value is None else 100 * value for value in values], "{:.2f}", " %")
 
 

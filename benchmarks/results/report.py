@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.pages import fill
 
-from .cells import mean_of, percent, spread_of
+from .cells import mean_of, percent_spread, spread_of
 from .claims import CLAIMS, ArmPair, Claim, Found, TopDifference, difference
 from .journal import ArmJournal, ArmRow
 from .settings import BUDGETED, FISHER_BATCHES, Arm, Settings
@@ -80,10 +80,10 @@ def _row(arm: Arm, rows: Sequence[ArmRow]) -> Sequence[str]:
     wide = f"{LABELS[arm.name]}", arm.width, str(len(rows))
     return (
         *wide,
-        percent([row.top1 for row in rows]),
+        percent_spread([row.top1 for row in rows]),
         spread_of([row.loss for row in rows], "{:.3f}"),
-        percent([row.before for row in rows]) if arm.name != "wide" else "",
-        percent([row.trimmed for row in rows]),
+        percent_spread([row.before for row in rows]) if arm.name != "wide" else "",
+        percent_spread([row.trimmed for row in rows]),
         mean_of([row.parameters for row in rows], 1e3, "{:.1f} k"),
         mean_of([row.macs for row in rows], 1e6, "{:.2f} M"),
     )

@@ -29,7 +29,7 @@ def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ArmPhase:
-    """How long an arm trains, from which learning rate, and in which order of images."""
+    """The epochs of an arm, its first learning rate, and its order of images."""
 
     epochs: float
     lr: float

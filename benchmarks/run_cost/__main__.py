@@ -24,7 +24,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 class CostShare(NamedTuple):
-    """How often a part of the run occurs, and its seconds in one process and in each of two."""
+    """A part of the run: how often it occurs, and its seconds in one process and in each of two."""
 
     name: str
     times: int

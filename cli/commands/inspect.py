@@ -13,7 +13,7 @@ from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
 from ..loading import load_libraries
-from ..options import add_network, add_outputs, check_sizes, flags_of, network_from, sizes_of
+from ..options import add_network, add_outputs, check_network_sizes, flags_of, network_from, sizes_of
 from ..reply import Reply, columns
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Reply:
     """Inspect the network, and write the files that were asked for."""
-    check_sizes(args)
+    check_network_sizes(args)
     load_libraries()
 
     import fxprune

@@ -1,4 +1,4 @@
-"""What a network is trained for and judged by; where nothing is said, classes."""
+"""A task is a loss to train by and a metric to judge by; by default, classification."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Task:
 
     @property
     def classifies(self) -> bool:
-        """Whether the largest output of a sample is its class."""
+        """Tell whether the largest output of a sample is its class."""
         return self.metric is None
 
     @property
@@ -42,7 +42,7 @@ class Task:
 
     @property
     def rises(self) -> bool:
-        """Whether a larger value of the metric is better."""
+        """Tell whether a larger value of the metric is better."""
         said = self.higher_is_better
         return bool(getattr(self.metric, "higher_is_better", None) is not False if said is None else said)
 

@@ -24,7 +24,7 @@ def merge_value(value: Tensor, shape: Shape, plan: Plan, shares: Shares | None =
         plan: the clusters.
         shares: group name -> float64 [width], which sum to 1 over a cluster; None: 1 / size of the cluster.
     """
-    weights = shares_of(plan, shares)
+    weights = cluster_shares(plan, shares)
     for dim, codes in enumerate(shape.axes):
         if codes is None or plan.kept[codes].all():
             continue
@@ -38,7 +38,7 @@ def merge_value(value: Tensor, shape: Shape, plan: Plan, shares: Shares | None =
     return value
 
 
-def shares_of(plan: Plan, shares: Shares | None = None) -> NDArray[np.float64]:
+def cluster_shares(plan: Plan, shares: Shares | None = None) -> NDArray[np.float64]:
     """Return the share of each code in the mean of its cluster, float64 [channels + 1].
 
     The last entry is for code -1.

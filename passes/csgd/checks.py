@@ -63,7 +63,7 @@ def check_apart(model: nn.Module, tied: Iterable[Tied]) -> None:
 
 
 class _Span(NamedTuple):
-    """Where a parameter is in memory, from its first to its last byte."""
+    """The memory of a parameter, from its first to its last byte."""
 
     device: str
     start: int
@@ -123,7 +123,7 @@ def kind_of(parameter: Tensor) -> Kind:
     return parameter.dtype, parameter.shape, parameter.device
 
 
-def check_kinds(tied: Sequence[Tied], kinds: Sequence[Kind]) -> None:
+def check_same_kinds(tied: Sequence[Tied], kinds: Sequence[Kind]) -> None:
     """Raise OptionError if a parameter was converted or moved since it was hooked."""
     present = [kind_of(each.parameter) for each in tied]
     for each, now, before in zip(tied, present, kinds, strict=True) if present != kinds else ():

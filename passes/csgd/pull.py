@@ -15,7 +15,7 @@ from fxprune.errors import NoPullWarning, OptionError
 from fxprune.passes.merge import project
 from fxprune.pytorch.torch_private import put_innermost, step_hooks_of
 
-from .checks import check_kinds, kind_of
+from .checks import check_same_kinds, kind_of
 from .constants import Constants
 from .gradients import GivenGradients
 from .law import Momentum, Motion, advance, momentum_of
@@ -198,7 +198,7 @@ class Csgd:
             self._held = held
         if not self._slots.hold():
             check_in_model(self._tied)
-        check_kinds(self._tied, self._kinds)
+        check_same_kinds(self._tied, self._kinds)
         more = len(self._optimizer.param_groups) - len(self._motions)
         self._motions += [Motion()] * more  # groups that were added since hold nothing that is pulled
         self._begun = True

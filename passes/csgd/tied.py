@@ -19,7 +19,7 @@ from fxprune.pytorch.modules import statistics_of
 
 
 class Deviation(NamedTuple):
-    """How far the members of clusters are from equal; see :meth:`Csgd.deviation`."""
+    """The distance of the members of clusters from their mean; see :meth:`Csgd.deviation`."""
 
     largest: float
     median: float

@@ -38,7 +38,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process makes plans and writes files."""
+        """Tell whether this process makes plans and writes files."""
         return self.rank == 0
 
     def share(self, make: Callable[[], Value]) -> Value:

@@ -1,4 +1,4 @@
-"""Where a class computes a weight, its graft holds tensors that give the narrow one.
+"""The graft of a class that computes a weight holds tensors that give the narrow weight.
 
 A narrow network holds the result of weight standardisation or weight norm. Such a function only rescales the rows of
 its own result, and multiplies them by a gain: so the result goes into the weight, and what its rows lack into the gain.
@@ -23,7 +23,7 @@ from fxprune.pytorch.shaped_layers import is_transposed
 from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import ConvNd, tensor_tables
 
-from .provenance import Attribute, Number, Traced, evaluate, numbers_of
+from .provenance import Attribute, Number, Traced, numbers_of, value_of
 
 # Roundings of the weight's own type that a function of a few sums adds up.
 _ROUNDINGS = 32
@@ -63,7 +63,7 @@ def compute(weight: fx.Node, model: nn.Module) -> Tensor:
     def value(leaf: Any) -> Any:
         if isinstance(leaf, fx.Node):
             return made[leaf]
-        return evaluate(leaf.term, numbers) if isinstance(leaf, Traced) else leaf
+        return value_of(leaf.term, numbers) if isinstance(leaf, Traced) else leaf
 
     for node in with_ancestors([weight]):
         args: Any = fx.node.map_aggregate(node.args, value)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .comparison import Comparison, Literal, Multiplier
-from .provenance import Attribute, Number, attributes_of, evaluate, solve
+from .provenance import Attribute, Number, attributes_of, solve, value_of
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ def _provides(literal: Literal, values: Mapping[Attribute, Number]) -> bool:
     if literal.wide in (None, -1):  # the model takes it from the length of an axis
         return True
     try:
-        return math.isclose(evaluate(literal.term, values), literal.narrow, rel_tol=1e-12)
+        return math.isclose(value_of(literal.term, values), literal.narrow, rel_tol=1e-12)
     except ArithmeticError:
         return False

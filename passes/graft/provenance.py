@@ -106,12 +106,12 @@ def attributes_of(term: Term) -> Iterator[Attribute]:
             yield from attributes_of(each)
 
 
-def evaluate(term: Term, values: Mapping[Attribute, Number]) -> Any:
+def value_of(term: Term, values: Mapping[Attribute, Number]) -> Any:
     """Compute a term."""
     if isinstance(term, Attribute):
         return values[term]
     if isinstance(term, Arithmetic):
-        return term.function(*(evaluate(each, values) for each in term.terms))
+        return term.function(*(value_of(each, values) for each in term.terms))
     return term
 
 
@@ -129,7 +129,7 @@ def solve(term: Term, wanted: Number, unknown: Attribute, values: Mapping[Attrib
         if len(term.terms) == 1:
             inner: Any = -wanted
         else:
-            inner = _INVERSE[term.function][place](wanted, evaluate(term.terms[1 - place], values))
+            inner = _INVERSE[term.function][place](wanted, value_of(term.terms[1 - place], values))
     except (KeyError, ArithmeticError):
         return None
     return solve(term.terms[place], inner, unknown, values)

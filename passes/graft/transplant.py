@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.errors import CaptureError, GraftError, OptionError
-from fxprune.passes.verify import as_inputs, random_batch
+from fxprune.passes.verify import batched_inputs, random_batch
 from fxprune.plan_file import history_of, meta_of, plan_of
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.torch_private import has_packed_projection
@@ -112,7 +112,7 @@ def _take_sizes(layer: nn.Module, narrow: nn.Module, name: str) -> None:
 
 def _inputs_of(narrow: fx.GraphModule, example_inputs: Any) -> Inputs:
     if example_inputs is not None:
-        return as_inputs(example_inputs)
+        return batched_inputs(example_inputs)
     plan = plan_of(narrow)
     if plan is None:
         raise OptionError("this network does not hold the plan that made it: give graft(..., example_inputs=).")

@@ -81,7 +81,7 @@ def facts_of_groups(coupling: Coupling) -> tuple[GroupFacts, ...]:
         for unit in (units_of(coupling, 1) if coupling.groups else ())
         for i, group in enumerate(unit.groups)
     }
-    lines = sources(coupling)
+    lines = source_lines(coupling)
     return tuple(
         _facts(group, reachable[group.name], round(params[i]), round(macs[i]), lines)
         for i, group in enumerate(coupling.groups.values())
@@ -110,7 +110,7 @@ def group_names(coupling: Coupling, pattern: str) -> list[str]:
     return [name for name in coupling.groups if name in chosen]
 
 
-def sources(coupling: Coupling) -> dict[str, str]:
+def source_lines(coupling: Coupling) -> dict[str, str]:
     """Map each layer, in the order of the graph, to the line of the model that uses it first."""
     found: dict[str, str] = {}
     for node in coupling.graph_module.graph.nodes:

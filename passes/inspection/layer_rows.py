@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fxprune.coupling import Coupling
 
-from .facts import sources
+from .facts import source_lines
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def layer_rows(coupling: Coupling) -> list[LayerRow]:
         owner = name.rpartition(".")[0] or name
         if len(shape) > 1 and len(shape) > len(coupling.shapes.get(weights.get(owner, ""), ())):
             weights[owner] = name
-    lines = sources(coupling)
+    lines = source_lines(coupling)
     order = {layer: place for place, layer in enumerate(lines)}
     tied, read = _parts(coupling, tied=True), _parts(coupling, tied=False)
     why = {axis: each.why for each in coupling.frozen for axis in each.what}

@@ -1,4 +1,4 @@
-"""What a plan would change: widths, parameters and MACs of each group, before any training."""
+"""Summarise a plan before any training: widths, parameters and MACs of each group."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Times:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What a plan would change.
+    """The changes that a plan would make.
 
     Attributes:
         model: address of the network.

@@ -44,7 +44,7 @@ from .measure import measure_folded
 from .prepare import check_export
 from .result_files import record, write_result
 from .resume import files_read
-from .samples import Samples, network_and_data, samples_of
+from .samples import Samples, fold_network, fold_samples
 from .trim import Nets, check_trim
 
 if TYPE_CHECKING:
@@ -101,12 +101,12 @@ class _Folding:
             check_target(output.target, RESULTS)
             check_export(self.job.opset)
             with self.clock("build", named(self.job.model)):
-                network, data, preprocessing = network_and_data(self.job, self.device)
+                network, data, preprocessing = fold_network(self.job, self.device)
             with self.clock("couple"):
                 coupling = couple(network.model, network.example)
                 check_writable(coupling.graph_module, (network.example,))
             with self.clock("read", "images"):
-                samples = samples_of(self.job, network, data, preprocessing, coupling)
+                samples = fold_samples(self.job, network, data, preprocessing, coupling)
                 check_batches(coupling.batch, samples.test)
             with self.clock("plan"):
                 if self.job.plan_file is not None:

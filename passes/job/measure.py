@@ -22,7 +22,7 @@ from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.report import Row, ShownImage
 from fxprune.passes.store import ONNX, WEIGHTS, WIDE
 from fxprune.passes.train import Accuracy, answers, moved
-from fxprune.passes.verify import as_inputs, random_batch, rebuilt
+from fxprune.passes.verify import batched_inputs, random_batch, rebuilt
 
 from .result_files import for_the_report, shown_images
 from .trim import Nets, Tested
@@ -105,9 +105,9 @@ class _Table:
     def __init__(self, example: Any, data: Tested | None, folder: Path, nets: Nets, reference: nn.Module) -> None:
         self.data, self.folder = data, folder
         self.device = next(reference.parameters()).device
-        bound = graph_batches(nets.narrow, as_inputs(example))
+        bound = graph_batches(nets.narrow, batched_inputs(example))
         self.batch = admitted([1], bound)[0]
-        self.image = random_batch(as_inputs(example), self.batch, seed=0)
+        self.image = random_batch(batched_inputs(example), self.batch, seed=0)
         self.reference = None if data is None else answers(reference, data.test, self.device, data.task)
         self.given: list[Answers] = []  # by the networks in order
         self.run = onnx_runner(folder / ONNX)

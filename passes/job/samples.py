@@ -60,7 +60,7 @@ class Samples:
         return sum(map(len, self.repair or ()))
 
 
-def network_and_data(job: FoldJob, device: torch.device) -> tuple[Network, Data | None, Preprocessing]:
+def fold_network(job: FoldJob, device: torch.device) -> tuple[Network, Data | None, Preprocessing]:
     """Build the network with its weights; load the data set, if one is given.
 
     Without a data set, size and preprocessing of images are those of the run that wrote the checkpoint, if it lies in
@@ -109,7 +109,7 @@ def _built(job: FoldJob, image: tuple[int | None, int | None], classes: int, dev
     return network_of(job, image, classes or published, device, new_classes=asked)
 
 
-def samples_of(
+def fold_samples(
     job: FoldJob, network: Network, data: Data | None, preprocessing: Preprocessing, coupling: Coupling
 ) -> Samples:
     """Read the images of a fold.

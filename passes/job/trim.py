@@ -19,7 +19,7 @@ from fxprune.passes.merge import settle, snap, unsettled
 from fxprune.passes.repair import fold
 from fxprune.passes.rewrite import UNEQUAL, narrow
 from fxprune.passes.train import MOVED, answers
-from fxprune.passes.verify import Report, as_inputs, repeat_to, verify_rewrite, worst_group
+from fxprune.passes.verify import Report, batched_inputs, repeat_to, verify_rewrite, worst_group
 from fxprune.plans import Plan
 from fxprune.pytorch.torch_private import pytree
 
@@ -171,7 +171,7 @@ def changes_of(task: Task) -> str:
 
 
 class Tested(Protocol):
-    """What has test images."""
+    """Data that has test images."""
 
     @property
     def test(self) -> Loader:
@@ -180,7 +180,7 @@ class Tested(Protocol):
 
     @property
     def task(self) -> Task:
-        """What the network is judged by."""
+        """Return what judges the network."""
         ...
 
 
@@ -190,7 +190,7 @@ def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
     Raises:
         VerifyError: they are not equal; the message names the group whose merge causes the largest error.
     """
-    inputs = as_inputs(first_samples(next(iter(data.test))[0], 8))
+    inputs = batched_inputs(first_samples(next(iter(data.test))[0], 8))
     bound = graph_batches(nets.narrow, plan.coupling.example_inputs)  # its guards may bind it more than the wide one's
     inputs = repeat_to(inputs, admitted([batch_of(inputs)], bound)[0])
     report, snapped, wide_plan = verify_rewrite(nets.snapped, plan, inputs, batches=admitted((1, 3), bound))

@@ -26,7 +26,7 @@ from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.options import Target, options_of
 from fxprune.passes.planning import as_share, narrowest, plan, widths_near
 from fxprune.passes.rewrite import narrow
-from fxprune.passes.verify import as_inputs, random_batch
+from fxprune.passes.verify import batched_inputs, random_batch
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import is_compiler_error, pytree
@@ -155,7 +155,7 @@ class _WideTimer:
     def __init__(self, coupling: Coupling, runtime: str, batch: int, folder: Path) -> None:
         self.runtime, self.folder, self.network = runtime, folder, coupling.network
         device = next((tensor.device for _, tensor in named_tensors(self.network)), torch.device("cpu"))
-        images = random_batch(as_inputs(coupling.example_inputs), batch, seed=0)
+        images = random_batch(batched_inputs(coupling.example_inputs), batch, seed=0)
         self.inputs: Inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device), images)
         self.example = coupling.example_inputs
         self.wide = self.call(self.network)

@@ -1,4 +1,4 @@
-"""What each node of a graph returns, without numbers."""
+"""Find the shape and type of what each node of a graph returns, without numbers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from fxprune.arguments.unfit import unfit
 from fxprune.common.finite import check_numbers
 from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, FxpruneError, OptionError, is_out_of_memory, kind_and_line
-from fxprune.passes.verify import as_inputs, named_outputs, random_batch, relative_error, repeat_to
+from fxprune.passes.verify import batched_inputs, named_outputs, random_batch, relative_error, repeat_to
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.torch_private import GROUPED_MM, pytree
 
@@ -71,7 +71,7 @@ def inputs_on_cpu(example_inputs: Any) -> Inputs:
     def plain(x: Tensor) -> Tensor:
         return x.to(torch.float32) if x.is_floating_point() else x
 
-    inputs: Inputs = pytree.tree_map_only(Tensor, plain, as_inputs(example_inputs))
+    inputs: Inputs = pytree.tree_map_only(Tensor, plain, batched_inputs(example_inputs))
     return inputs
 
 

@@ -52,7 +52,7 @@ class Option(NamedTuple):
 
     @property
     def many(self) -> bool:
-        """Whether it may take several words of a command line."""
+        """Tell whether it may take several words of a command line."""
         return any(kind not in SCALARS for kind in self.kinds)
 
     def parse(self, words: Sequence[str]) -> Any:

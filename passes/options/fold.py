@@ -82,11 +82,11 @@ class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, F
 
     @property
     def has_images(self) -> bool:
-        """Whether there are images of any kind."""
+        """Tell whether there are images of any kind."""
         return self.data is not None or self.inputs is not None
 
     @property
     def clusters_by(self) -> str:
-        """What channels are compared by: as asked, or what is best with or without images."""
+        """Return what channels are compared by: as asked, or what is best with or without images."""
         default = CLUSTER_ON_IMAGES if self.method == "kmeans" and self.has_images else "rows"
         return self.cluster or default

@@ -153,7 +153,7 @@ class Centripetal(Options):
 
 
 class Judged(Options):
-    """What the network is trained for and judged by, where that is not classes; in Python only.
+    """The loss and the metric of a network that does not classify; in Python only.
 
     What counts as outputs and targets: :mod:`fxprune.models_zoo.data.pairs` and :mod:`fxprune.models_zoo.data.task`.
     """
@@ -223,7 +223,7 @@ class Job(Judged, Machine, Images, TrainOptions, Centripetal, Wide, Route, Targe
 
     @property
     def clusters_by(self) -> str:
-        """What channels are compared by: as asked, or what is best before C-SGD."""
+        """Return what channels are compared by: as asked, or what is best before C-SGD."""
         return self.cluster or (CLUSTER_ON_IMAGES if self.method == "kmeans" else "rows")
 
     def _milestones(self) -> Sequence[float] | None:

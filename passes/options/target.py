@@ -79,7 +79,7 @@ class Target(Options):
 
     @property
     def clusters_by(self) -> str:
-        """What channels are compared by: as asked, or the default."""
+        """Return what channels are compared by: as asked, or the default."""
         return self.cluster or "rows"
 
     @property
@@ -89,7 +89,7 @@ class Target(Options):
 
     @property
     def needs_images(self) -> bool:
-        """Whether clusters depend on images."""
+        """Tell whether clusters depend on images."""
         return self.clusters_by != "rows"
 
 

@@ -76,7 +76,7 @@ class Contents:
 
     @property
     def passed(self) -> bool:
-        """Whether every check holds."""
+        """Tell whether every check holds."""
         return all(verdict.holds for verdict in self.verdicts)
 
     @property

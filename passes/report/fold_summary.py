@@ -1,4 +1,4 @@
-"""What a fold repaired, on which images, and what that is worth, as remarks of a table."""
+"""Summarise a fold as remarks of a table: its repairs, its images, and what they are worth."""
 
 from __future__ import annotations
 

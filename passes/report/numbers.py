@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-    """What networks are judged by, and how its values are written."""
+    """A measure of networks, and the format of its values."""
 
     name: str
     key: str

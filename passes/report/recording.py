@@ -30,7 +30,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Reason:
-    """Why channels may not merge, as in :class:`fxprune.Frozen`, without paths."""
+    """A reason why channels may not merge, as in :class:`fxprune.Frozen`, without paths."""
 
     what: tuple[str, ...]
     why: str
@@ -57,7 +57,7 @@ class ShownImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What a run records for its report.
+    """The facts that a run records for its report.
 
     Attributes:
         shares: cost of each group, see :func:`shares_of`.

@@ -20,7 +20,7 @@ from fxprune.passes.store import SUMMARY
 
 from .fold_summary import FoldSummary, folded_from
 from .numbers import Measure, three
-from .rows import Row, finite, kinds_of, row_from
+from .rows import Row, finite, json_types, row_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Result:
 
     @property
     def measure(self) -> Measure:
-        """What the score of a row is; without a name, nothing was measured."""
+        """Return what the score of a row measures; without a name, it measures nothing."""
         if self.stages[0].value is not None:
             return Measure(self.metric, "metric", "sample", "{:.4g}".format)
         return Measure(self.metric if self.folded is None else self.folded.measure, "top1", "image", "{:.2%}".format)
@@ -129,7 +129,7 @@ class Result:
 
     @property
     def timed(self) -> str:
-        """How times were taken, for a sentence; empty where an earlier version does not say."""
+        """Say how times were taken, in a sentence; empty where an earlier version does not say."""
         return f"medians of {self.pairs} pairs, wide and narrow in turn" if self.pairs else ""
 
     def direction(self, first: Row, last: Row) -> str:
@@ -173,7 +173,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     found = read_json(path, "summary of results", CheckpointError, remedy)
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is damaged: it is no mapping. {remedy}")
-    kinds = kinds_of(Result)
+    kinds = json_types(Result)
     del kinds["output"], kinds["folded"]
     value: dict[str, Any] = {
         "metric": "accuracy",

@@ -59,7 +59,7 @@ def row_from(value: Any, path: Path, own: bool) -> Row:
     value = {"value": None} | value
     if own and value["value"] is None:
         value["value"] = math.nan
-    check_fields(value, kinds_of(Row) | {"accuracy": (float, type(None))}, path, CheckpointError)
+    check_fields(value, json_types(Row) | {"accuracy": (float, type(None))}, path, CheckpointError)
     row = Row(**{name: each for name, each in value.items() if name != "accuracy"})
     count = row.count
     sizes = (row.bytes or 0, row.eager_ms or 0, row.onnxruntime_ms or 0)
@@ -69,7 +69,7 @@ def row_from(value: Any, path: Path, own: bool) -> Row:
     return row
 
 
-def kinds_of(record: type) -> dict[str, tuple[type, ...]]:
+def json_types(record: type) -> dict[str, tuple[type, ...]]:
     """Return the JSON types of each field of a dataclass; a float that is not finite is null."""
     none, kinds = type(None), {"int": (int,), "str": (str,), "bool": (bool,), "float": (int, float, type(None))}
     kinds |= {"int | None": (int, none), "float | None": (int, float, none)}

@@ -18,7 +18,7 @@ REST = ""
 
 @dataclass(frozen=True)
 class Share:
-    """What a group costs before and after a plan.
+    """The cost of a group before and after a plan.
 
     Attributes:
         name: of the group; empty: what belongs to none.

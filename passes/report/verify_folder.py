@@ -69,7 +69,7 @@ class FolderReport:
 
     @property
     def passed(self) -> bool:
-        """Whether everything agrees."""
+        """Tell whether everything agrees."""
         return not any(finding.reason for finding in self.findings)
 
     def __str__(self) -> str:

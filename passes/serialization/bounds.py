@@ -29,7 +29,7 @@ _BITS, _MOST_BITS, _MOST_NUMBERS = 64, 1 << 12, 1 << 12
 
 
 class AbsurdError(ValueError):
-    """What a node would compute is larger than anything that a network computes."""
+    """A node would compute something larger than anything that a network computes."""
 
 
 def check_sizes(network: fx.GraphModule, inputs: Inputs) -> bool:

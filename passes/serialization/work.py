@@ -1,4 +1,4 @@
-"""How many operations a call of an ATen operator takes, from the sizes of its tensors alone."""
+"""Count the operations that a call of an ATen operator takes, from sizes of tensors alone."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ WIDTHS = frozenset(
 
 @dataclass(eq=False)
 class Spec:
-    """How a module is made.
+    """The expression that makes a module.
 
     Attributes:
         kind: ``torch.nn`` class, ``sequence``, ``list``, ``parameter``, ``buffer`` or the class of a block.

@@ -28,7 +28,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class Bracket:
-    """What stands between brackets, separated by commas; it may take one line for each item."""
+    """The items between brackets, separated by commas; each may take a line of its own."""
 
     opening: str
     items: tuple[Code, ...]

@@ -20,7 +20,7 @@ from fxprune.common.files import written_with_weights
 from fxprune.common.table import table
 from fxprune.errors import ExportError, ModelError, OptionError, first_line
 from fxprune.passes.lowering import lower, meta_values
-from fxprune.passes.verify import as_inputs
+from fxprune.passes.verify import batched_inputs
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import precision_of
 from fxprune.pytorch.torch_private import pytree
@@ -90,7 +90,7 @@ def export_python(
         >>> fxprune.export_python(narrow, images, "net.py").max_rel_error < 1e-10
         True
     """
-    inputs, path = as_inputs(example_inputs), Path(path)
+    inputs, path = batched_inputs(example_inputs), Path(path)
     _check_place(path)
     _check_real(narrow)
     network, text = source_of(narrow, inputs)

@@ -20,7 +20,7 @@ _NUMBERS = ("n", "m", "k", "l", "p", "q")
 
 
 class Scope:
-    """What is read and named where in the function of one block.
+    """The names in the function of one block, and where each is read.
 
     Args:
         region: the block; its items are nodes and the blocks that it calls.

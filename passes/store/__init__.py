@@ -29,7 +29,7 @@ from .layout import (
     WIDE,
     WIDE_GRAPH,
 )
-from .manifest import check_listed, fingerprint, is_plain, read_manifest
+from .manifest import check_listed, fingerprint, is_regular, read_manifest
 from .models import check_channels, check_takes_classes, open_network
 from .network import read_network
 from .own_files import OwnFiles

@@ -68,7 +68,7 @@ class Manifest:
 
     def owns(self, folder: Path, name: str) -> bool:
         """Tell whether this program wrote the file of that name, and it is unchanged."""
-        return is_plain(folder / name) and fingerprint(folder / name) in self.written(name)
+        return is_regular(folder / name) and fingerprint(folder / name) in self.written(name)
 
     def check(self, folder: Path, names: Iterable[str]) -> None:
         """Raise CheckpointError if one of these files is not the one that was written."""
@@ -175,7 +175,7 @@ def is_noted(value: Any) -> bool:
     return True
 
 
-def is_plain(path: Path) -> bool:
+def is_regular(path: Path) -> bool:
     """Tell whether this is a regular file, and not a link to one."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)

@@ -1,4 +1,4 @@
-"""What a network returns on all test samples, its score, and where another one differs."""
+"""Ask a network about all test samples, score its answers, and find where another differs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Score:
 
     @property
     def numbers(self) -> Mapping[str, float]:
-        """What the records of a training hold of it."""
+        """Return what the records of a training hold of it."""
         return {"metric": self.value}
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a network answers to all test samples, batch by batch, on the CPU.
+    """The answers of a network to all test samples, batch by batch, on the CPU.
 
     Attributes:
         task: what it is judged by.

@@ -45,7 +45,7 @@ class Accuracy:
 
     @property
     def numbers(self) -> Mapping[str, float]:
-        """What the records of a training hold of it."""
+        """Return what the records of a training hold of it."""
         return {"top1": self.top1}
 
     def __str__(self) -> str:

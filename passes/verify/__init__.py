@@ -1,6 +1,6 @@
 """Check that two networks compute the same, within a given tolerance, or name what differs."""
 
-from .batches import as_inputs, random_batch, repeat_to
+from .batches import batched_inputs, random_batch, repeat_to
 from .compare import Report, verify
 from .float64 import KeepFloat64, float64_reader
 from .localise import worst_group

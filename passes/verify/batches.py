@@ -13,7 +13,7 @@ from fxprune.errors import OptionError
 from fxprune.pytorch.torch_private import pytree
 
 
-def as_inputs(example_inputs: Any) -> Inputs:
+def batched_inputs(example_inputs: Any) -> Inputs:
     """Read arguments in order or by name; all their tensors must have the same batch size.
 
     Args:

@@ -22,7 +22,7 @@ from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
-from .batches import as_inputs, random_batch, repeat_to
+from .batches import batched_inputs, random_batch, repeat_to
 from .float64 import KeepFloat64, float64_reader
 from .outputs import named_outputs, relative_error
 from .tensors import differing, tensor_errors
@@ -30,7 +30,7 @@ from .tensors import differing, tensor_errors
 
 @dataclass(frozen=True)
 class Report:
-    """Whether two networks agree, output by output; prints as a sentence and a table.
+    """The agreement of two networks, output by output; prints as a sentence and a table.
 
     Attributes:
         passed: every output of every batch agrees.
@@ -117,7 +117,7 @@ def verify(
     """
     for network in (reference, candidate):
         check_numbers(named_tensors(network))
-    inputs = as_inputs(example_inputs)
+    inputs = batched_inputs(example_inputs)
     unknown = [x for x in tensors_of(inputs) if x.is_meta]
     notes = [_ZEROS] if any(not x.is_floating_point() for x in unknown) else []
     if unknown:
@@ -128,7 +128,7 @@ def verify(
 
 
 class ExampleOutputs:
-    """What a network returns for an example and its repetitions.
+    """The outputs of a network for an example and its repetitions.
 
     Attributes:
         module: the network.

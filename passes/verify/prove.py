@@ -32,7 +32,7 @@ from fxprune.pytorch.modules import float64_copy
 from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
-from .batches import as_inputs, random_batch
+from .batches import batched_inputs, random_batch
 from .compare import ExampleOutputs, Report, agreement, verify
 from .localise import domains_of, first_node
 from .randomise import randomised
@@ -119,7 +119,7 @@ def prove(
     subject = randomised(model, seed=seed) if weights == "random" else model
     # Scattered clusters show errors that runs of neighbours could hide; float64 from the start.
     subject = float64_copy(subject, "cpu").eval()
-    example = as_inputs(example_inputs)
+    example = batched_inputs(example_inputs)
     drawn = random_batch(example, max(2, batch_of(example)), seed=seed)
     inputs: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: to_float64(x, "cpu"), drawn)
     phase("couple")

@@ -13,7 +13,7 @@ import torch
 from benchmarks.grafts.__main__ import is_complete, page
 from benchmarks.grafts.check import SMALLER, check
 from benchmarks.grafts.interface import untrue
-from benchmarks.grafts.rows import COLUMNS, read_rows
+from benchmarks.grafts.rows import COLUMNS, read_grafts
 from benchmarks.networks.classes import read_classes
 
 
@@ -54,7 +54,7 @@ def test_a_false_width_is_told(name: str, told: list[str]) -> None:
 
 
 def test_there_are_no_rows_without_a_file(tmp_path: Path) -> None:
-    assert read_rows(tmp_path / "none.csv") == {}
+    assert read_grafts(tmp_path / "none.csv") == {}
 
 
 @pytest.mark.parametrize(

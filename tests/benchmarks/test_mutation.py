@@ -54,9 +54,9 @@ def test_a_condition_is_turned_and_nothing_else_changes():
 
 def test_a_mutant_keeps_its_place_until_its_function_changes():
     source = "def f(x):\n    return x[1] + x[1]\n\n\ndef g(x):\n    return x[1]\n"
-    places = [m.place for m in mutants("file.py", source)]
+    places = [m.identity for m in mutants("file.py", source)]
     assert len(set(places)) == len(places) > 6
-    moved = [m.place for m in mutants("file.py", "import os\n\n" + source.replace("x[1]\n\n", "x[2]\n\n"))]
+    moved = [m.identity for m in mutants("file.py", "import os\n\n" + source.replace("x[1]\n\n", "x[2]\n\n"))]
     assert [place for place in places if place in moved] == [place for place in places if " g " in place[0]]
 
 
@@ -77,11 +77,11 @@ def test_a_mutant_is_seen_by_those_who_hold_the_function():
 def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
     every = [Mutant("fxprune/analysis/groups/grouping.py", "f", 1, "constant", str(n), "9", n) for n in range(5)]
     outcomes = zip([0, 0, 1, 2, 3], ["survived", "killed by a test", "survived", "survived", "no test runs it"])
-    rows = [{"place": every[n].place[0], "source": "", "outcome": said} for n, said in outcomes]
+    rows = [{"place": every[n].identity[0], "source": "", "outcome": said} for n, said in outcomes]
     written = {}
     monkeypatch.setattr(mutation, "every_mutant", lambda seed: every)
     monkeypatch.setattr(mutation, "tried", lambda: rows)
-    monkeypatch.setattr(mutation, "reasons", lambda: {every[1].place[0]: "equivalent: nobody asks"})
+    monkeypatch.setattr(mutation, "reasons", lambda: {every[1].identity[0]: "equivalent: nobody asks"})
     monkeypatch.setattr(mutation, "write_section", written.__setitem__)
     assert mutation.main(["--report", "--sample", "4"]) == 1
     assert capsys.readouterr().out == "4 of 4 mutants tried, 1 killed, 2 open\n"
@@ -92,7 +92,7 @@ def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
 
 def test_a_seed_draws_an_order_of_all_mutants():
     first, again, other = (mutation.every_mutant(seed) for seed in (0, 0, 1))
-    assert first == again != other and sorted(m.place for m in first) == sorted(m.place for m in other)
+    assert first == again != other and sorted(m.identity for m in first) == sorted(m.identity for m in other)
 
 
 def test_a_process_that_is_ended_says_by_which_signal():

@@ -12,7 +12,7 @@ from fxprune.node_facts import Shape
 from fxprune.passes.calibration import Execution, merge_value
 from fxprune.passes.merge import captured_with
 from fxprune.passes.rewrite import WIDE, narrow
-from fxprune.passes.verify.batches import as_inputs, random_batch
+from fxprune.passes.verify.batches import batched_inputs, random_batch
 from fxprune.passes.verify.float64 import KeepFloat64
 from fxprune.pytorch.torch_private import pytree
 
@@ -29,7 +29,7 @@ def values_of(module, inputs):
 def pairs(name):
     """(node, wide value merged, narrow value) for every activation with channels, but for sums that lack a factor."""
     plan, (snapped, _) = proved(name).plan, narrowed(name)
-    inputs = random_batch(as_inputs(SAMPLES[name].inputs), batch_of(plan.coupling.example_inputs), seed=1)
+    inputs = random_batch(batched_inputs(SAMPLES[name].inputs), batch_of(plan.coupling.example_inputs), seed=1)
     inputs = pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
     wide = values_of(captured_with(plan.coupling, snapped), inputs)
     by_name = {node.name: value for node, value in wide.items()}

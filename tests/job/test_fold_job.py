@@ -20,7 +20,7 @@ from fxprune.models_zoo import registry
 from fxprune.models_zoo.build import build
 from fxprune.models_zoo.networks import CifarResNet
 from fxprune.passes.job.folding import fold_job
-from fxprune.passes.job.samples import network_and_data
+from fxprune.passes.job.samples import fold_network
 from fxprune.passes.options.fold import FoldJob
 from fxprune.passes.options.recipe import read_recipe
 from fxprune.passes.report.metrics import read_metrics
@@ -191,7 +191,7 @@ def test_a_network_by_name_is_built_as_its_checkpoint_needs(tmp_path, capsys, mo
     assert verify_folder(tmp_path / "out").passed
     # The folder says how its images were prepared, and which classes there are.
     job = FoldJob("resnet8", checkpoint=tmp_path / "out" / "wide.safetensors", num_classes=5)
-    network, _, preprocessing = network_and_data(job, torch.device("cpu"))
+    network, _, preprocessing = fold_network(job, torch.device("cpu"))
     assert preprocessing.input_size == tuple(network.example.shape[1:]) == (1, 8, 8)
     assert preprocessing.mean == (0.5,)
 

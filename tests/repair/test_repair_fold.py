@@ -15,7 +15,7 @@ import fxprune
 from fxprune.passes.merge import snap
 from fxprune.passes.repair import align_norms, repair
 from fxprune.passes.rewrite import merged_by
-from fxprune.passes.verify.batches import as_inputs, random_batch
+from fxprune.passes.verify.batches import batched_inputs, random_batch
 from fxprune.passes.verify.prove import scattered
 from fxprune.passes.verify.randomise import randomised
 from fxprune.pytorch.torch_private import pytree
@@ -56,7 +56,7 @@ def test_every_sample_is_nearer_or_the_plain_merge(name):
     """Shapes hold, numbers are finite, and the error on inputs held back is not larger than that of the bare merge."""
     sample = SAMPLES[name]
     model = randomised(sample.net).eval()
-    inputs = random_batch(as_inputs(sample.inputs), 24, seed=1)
+    inputs = random_batch(batched_inputs(sample.inputs), 24, seed=1)
     plan = scattered(fxprune.couple(model, inputs, check=False), keep=0.5, seed=0)
     with torch.no_grad():
         wide = _tensors(model(**inputs) if isinstance(inputs, dict) else model(*inputs))

@@ -7,14 +7,14 @@ import torch
 
 from fxprune.arguments.inputs import batch_of
 from fxprune.errors import OptionError
-from fxprune.passes.verify.batches import as_inputs, random_batch, repeat_to
+from fxprune.passes.verify.batches import batched_inputs, random_batch, repeat_to
 
 X, IDS, SCALAR = torch.arange(6.0).reshape(3, 2), torch.tensor([7, 7, 9]), torch.tensor(2.5)
 
 
 @pytest.mark.parametrize(("given", "count"), [(X, 1), ((X, IDS), 2), ([X, SCALAR], 2)])
 def test_a_tensor_or_a_tuple(given, count):
-    inputs = as_inputs(given)
+    inputs = batched_inputs(given)
     assert len(inputs) == count
     assert batch_of(inputs) == 3
 
@@ -32,7 +32,7 @@ def test_a_tensor_or_a_tuple(given, count):
 )
 def test_anything_else_is_refused(given, words):
     with pytest.raises(OptionError, match=words):
-        as_inputs(given)
+        batched_inputs(given)
 
 
 @pytest.mark.parametrize(("batch", "rows"), [(1, [0]), (3, [0, 1, 2]), (5, [0, 1, 2, 0, 1])])

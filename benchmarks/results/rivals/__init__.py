@@ -1,4 +1,4 @@
-"""What C-SGD is compared with: removal, widths by loss, rows by Fisher information."""
+"""The rivals of C-SGD: removal, widths by loss, rows by Fisher information."""
 
 from .fisher import fisher_curve, mean_squares
 from .greedy import widths_by_loss
