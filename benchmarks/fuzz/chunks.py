@@ -59,7 +59,7 @@ class Kind:
 
 
 def failures_of(row: Mapping[str, Any]) -> list[str]:
-    """Failures of a chunk; one that ended early is one, too."""
+    """List the failures of a chunk; one that ended early is one, too."""
     ended = f"chunk from seed {row['chunk']['first']}, after seed {row.get('at')}: {row.get('error')}"
     return [*row.get("failures", ()), *([ended] if row.get("error") else ())]
 

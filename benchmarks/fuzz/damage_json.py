@@ -177,7 +177,7 @@ JSON: dict[str, Damage] = {
 
 
 def _in_line(damage: Damage) -> Damage:
-    """The same to one line of a file."""
+    """Do the same to one line of a file."""
 
     def in_line(path: Path, random: Random) -> str:
         lines = path.read_bytes().split(b"\n")

@@ -102,7 +102,7 @@ def bounded() -> Iterator[None]:
 def attack(
     number: int, seed: int, subjects: Sequence[tuple[DamageSubject, dict[str, Any]]], target: FuzzTarget = RESULTS
 ) -> dict[str, Any]:
-    """The line of one mutation of one of the subjects, each of which comes with its numbers."""
+    """Return the line of one mutation of a subject; each subject comes with its numbers."""
     random, signed = Random(f"{seed} {number}"), number % 2 == 1
     subject, intact = random.choice(subjects)
     # Where onnxruntime went another way is looked for, which takes seconds, in one case of ten.
@@ -190,7 +190,7 @@ def _read(journal: Path, seed: int) -> dict[int, dict[str, Any]]:
 
 
 def section(lines: list[dict[str, Any]], seed: int, command: str, what: str) -> str:
-    """The counts as Markdown, and every mutation that should not be."""
+    """Write the counts as Markdown, and every mutation that should not be."""
     text = [f"{len(lines):,} mutations, seed {seed}, by `make fuzz ARGS={command}`: {what}."]
     for signed, title in ((False, "As it happens"), (True, "With the manifest made consistent again")):
         part = [line for line in lines if line["signed"] == signed]
@@ -208,7 +208,7 @@ def section(lines: list[dict[str, Any]], seed: int, command: str, what: str) -> 
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 1 where a mutation got in or brought the reader down."""
+    """Return exit code 1 where a mutation got in or brought the reader down."""
     return run_kind(arguments, "folders", "Results of fxprune", WHAT, RESULTS, count=10_000)
 
 

@@ -97,7 +97,7 @@ def _smallest(seed: int, most: int, error: Exception) -> str:
 
 
 def _precision(drawn: Any, seed: int) -> Counter[str]:
-    """Counts of the search for pairs that could merge; reasons under ``gap: ...``."""
+    """Count the pairs that could merge; reasons are under ``gap: ...``."""
     import fxprune
     from benchmarks.random_networks import BATCH, precision
 
@@ -114,7 +114,7 @@ def _precision(drawn: Any, seed: int) -> Counter[str]:
 
 @contextmanager
 def recorded() -> Iterator[set[tuple[str, str]]]:
-    """The operators that were shown to a rule meanwhile, with the rule's name."""
+    """Collect the operators that are shown to a rule meanwhile, with the rule's name."""
     from fxprune.analysis import RULES, interpreter
     from fxprune.analysis.rules import pointwise
     from fxprune.pytorch.torch_private import op_name
@@ -157,7 +157,7 @@ NETWORKS = Kind(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 1 if a network failed."""
+    """Return exit code 1 if a network failed."""
     return run_kind(NETWORKS, argv)
 
 

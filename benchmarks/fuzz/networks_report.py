@@ -32,7 +32,7 @@ def networks(rows: Mapping[int, Mapping[str, Any]], counts: Mapping[str, Counter
 
 
 def listing(counts: Counter[str]) -> str:
-    """Names with their counts, the most frequent first."""
+    """List names with their counts, the most frequent first."""
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return paragraph(", ".join(f"`{name}` {count}" for name, count in ranked))
 

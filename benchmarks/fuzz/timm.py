@@ -128,7 +128,7 @@ TARGET = FuzzTarget(make_subjects, numbers, judge)
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 1 where a mutation got in or brought our code down."""
+    """Return exit code 1 where a mutation got in or brought our code down."""
     return run_kind(arguments, "timm", "Networks in timm's layout", WHAT, TARGET, count=1000)
 
 

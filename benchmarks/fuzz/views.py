@@ -73,7 +73,7 @@ VIEWS = Kind(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 1 if a network failed."""
+    """Return exit code 1 if a network failed."""
     return run_kind(VIEWS, argv)
 
 

@@ -59,18 +59,18 @@ TESTS = (
 
 
 def subjects() -> list[str]:
-    """Paths of the files that are mutated."""
+    """List the paths of the files that are mutated."""
     return [str(path.relative_to(ROOT)) for pattern in SUBJECTS for path in sorted(ROOT.glob(pattern))]
 
 
 def every_mutant(seed: int = 0) -> list[Mutant]:
-    """All mutants, in the order of hashes of seed and place: the first N are a uniform sample."""
+    """List all mutants by hashes of seed and key: the first N are a uniform sample."""
     found = [m for path in subjects() for m in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
     return sorted(found, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.identity[0]}".encode()).hexdigest())
 
 
 def tried() -> list[dict[str, str]]:
-    """All outcomes, the oldest first."""
+    """List all outcomes, the oldest first."""
     return [row for row in read_csv(JOURNAL) if row.get("outcome")]
 
 
@@ -80,7 +80,7 @@ def known() -> dict[tuple[str, str], dict[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 1 if a mutant survived for which there is no reason."""
+    """Return exit code 1 if a mutant survived for which there is no reason."""
     args = _parser().parse_args(argv)
     if not args.report:
         with_tests(args.files, lambda session: _run(session, args))

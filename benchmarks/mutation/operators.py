@@ -55,7 +55,7 @@ class Mutant:
 
 
 def mutants(path: str, source: str) -> list[Mutant]:
-    """All mutants of a file."""
+    """List all mutants of a file."""
     tree, found, before = ast.parse(source), list[Mutant](), Counter[str]()
     texts: dict[str, str] = defaultdict(str)
     for function, node in _nodes(tree, "", ""):
@@ -73,7 +73,7 @@ def _told(node: ast.AST) -> str:
 
 
 def mutated(source: str, index: int) -> ast.Module:
-    """The tree of the file with one change."""
+    """Return the tree of the file with one change."""
     tree = ast.parse(source)
     _, node, _, new = next(change for at, change in enumerate(_changes(tree)) if at == index)
     module = _Replace(node, ast.copy_location(new if new is not None else ast.Pass(), node)).visit(tree)

@@ -11,7 +11,7 @@ from .network import Draw
 
 
 def choices_of(seed: int, most: int, build: Callable[[Draw, int], object] = build) -> list[int]:
-    """The choices that make the network of a seed."""
+    """Return the choices that make the network of a seed."""
     source, made = random.Random(seed), list[int]()
 
     def integer(count: int) -> int:

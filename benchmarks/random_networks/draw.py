@@ -29,7 +29,7 @@ class Drawn:
 
 
 def build(draw: Draw, most: int) -> Drawn:
-    """A network of at most so many operations."""
+    """Build a network of at most so many operations."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return _build(draw, most)
@@ -59,7 +59,7 @@ def _build(draw: Draw, most: int) -> Drawn:
 
 
 def _stem(net: RandomNetwork, draw: Draw, at: int, space: tuple[int, ...]) -> tuple[int, ...] | int:
-    """The first layer on an input: an image, numbers, or indices; and the shape of the input."""
+    """Draw the first layer on an input (image, numbers or indices), and the input's shape."""
     kind, width = draw.choice((MAP, TOKENS, VECTOR) if at else (MAP, MAP, TOKENS)), draw.choice(WIDTHS)
     if kind == MAP:
         name, shape = net.add(CONVOLUTIONS[len(space) - 1](3 - at, width, 3, padding=1)), (3 - at, *space)
@@ -77,7 +77,7 @@ def _stem(net: RandomNetwork, draw: Draw, at: int, space: tuple[int, ...]) -> tu
 
 
 def _operate(net: RandomNetwork, draw: Draw) -> None:
-    """One more operation on some member, the last ones first; nothing where it does not suit."""
+    """Add an operation on some member, the last ones first; add none where it does not suit."""
     x = len(net.steps) - 1 - draw.index(len(net.steps)) * draw.index(2)
     form = net.steps[x].form
     operations = OPERATIONS[form.kind]
@@ -109,5 +109,5 @@ def _heads(net: RandomNetwork, draw: Draw) -> None:
 
 @st.composite
 def networks(draw: st.DrawFn, most: int = 8) -> Drawn:
-    """Networks of up to ``most`` operations; they shrink towards few, simple ones."""
+    """Draw networks of up to ``most`` operations; they shrink towards few, simple ones."""
     return build(Draw(lambda count: draw(st.integers(0, count - 1))), most)

@@ -22,7 +22,7 @@ def rank(form: Form) -> int:
 
 
 def layered(net: RandomNetwork, name: str, layer: nn.Module, x: int, form: Form) -> int:
-    """A step that calls a layer."""
+    """Add a step that calls a layer."""
     at = net.add(layer)
     return net.step(name, lambda s, x: getattr(s, at)(x), [x], form)
 

@@ -39,7 +39,7 @@ class Form:
         return 2 if self.kind == TOKENS else 1
 
     def of(self, width: int) -> Form:
-        """The same with another number of channels."""
+        """Return the same with another number of channels."""
         return Form(self.kind, width, self.space)
 
 
@@ -51,25 +51,25 @@ class Draw:
         self.told: list[str] = []
 
     def index(self, count: int) -> int:
-        """A number below ``count``; the smallest is the simplest."""
+        """Draw a number below ``count``; the smallest is the simplest."""
         return self._integer(count) if count > 1 else 0
 
     def choice(self, options: Sequence[T]) -> T:
-        """One of several; the first is the simplest."""
+        """Draw one of several; the first is the simplest."""
         chosen = options[self.index(len(options))]
         self.told.append(getattr(chosen, "__name__", str(chosen)))
         return chosen
 
     def whether(self) -> bool:
-        """Yes or no; no is simpler."""
+        """Draw yes or no; no is simpler."""
         return self.choice((False, True))
 
     def between(self, low: int, high: int) -> int:
-        """A number of ``low .. high``, both included."""
+        """Draw a number of ``low .. high``, both included."""
         return self.choice(range(low, high + 1))
 
     def divisor(self, of: int) -> int:
-        """A divisor."""
+        """Draw a divisor."""
         return self.choice([n for n in range(1, of + 1) if of % n == 0])
 
 
@@ -122,16 +122,16 @@ class RandomNetwork(nn.Module):
         return len(self.steps) - 1
 
     def like(self, form: Form) -> int:
-        """Some member of this form."""
+        """Draw a member of this form."""
         fit = [place for place, step in enumerate(self.steps) if step.form == form]
         return fit[-1 - self.draw.index(len(fit))]
 
     def beside(self, form: Form) -> int:
-        """Some member of this kind and space, of any width."""
+        """Draw a member of this kind and space, of any width."""
         return self.any(lambda other: other.of(0) == form.of(0))
 
     def any(self, suits: Callable[[Form], bool]) -> int:
-        """Some member of a form that suits."""
+        """Draw a member of a form that suits."""
         fit = [place for place, step in enumerate(self.steps) if suits(step.form)]
         if not fit:
             raise Unsuited
@@ -167,7 +167,7 @@ class RandomNetwork(nn.Module):
         return next(read for head, read, _ in self.heads if head == name)
 
     def operators(self) -> list[str]:
-        """Names of the operations."""
+        """Name the operations."""
         return [self.steps[place].operation for place in self.needed]
 
     def __str__(self) -> str:

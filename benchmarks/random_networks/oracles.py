@@ -148,7 +148,7 @@ def train(snapped: nn.Module, small: nn.Module, inputs: Inputs, more: Inputs) ->
 
 @torch.no_grad()
 def outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Outputs by path, of a copy of the inputs."""
+    """Return outputs by path, of a copy of the inputs."""
     return named_outputs(run_on(module, tuple(x.clone() for x in inputs)))
 
 

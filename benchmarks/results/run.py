@@ -41,7 +41,7 @@ def run(task: ArmTask, record: Callable[..., None]) -> None:
 
 
 def train_wide(bench: Bench) -> None:
-    """The wide network, W + C epochs of plain SGD."""
+    """Train the wide network, W + C epochs of plain SGD."""
     model = bench.wide()
     bench.record(before=score(model, bench.data).top1)
     bench.train(model, bench.more, phase=1)
@@ -49,7 +49,7 @@ def train_wide(bench: Bench) -> None:
 
 
 def train_scratch(bench: Bench) -> None:
-    """The narrow network from its first weights, W + C epochs under one cosine."""
+    """Train the narrow network from its first weights, W + C epochs under one cosine."""
     bench.tell_final(bench.fresh(bench.task.arm.share, bench.task.settings.wide_epochs + bench.more))
 
 
@@ -103,7 +103,7 @@ def train_staged(bench: Bench) -> None:
 
 
 def train_squeezed(bench: Bench) -> None:
-    """A network 1.5 times as wide, W epochs, narrowed to the arm's width by C-SGD in C epochs."""
+    """Train a network 1.5 times as wide, W epochs; C-SGD narrows it to the arm's in C epochs."""
     width = bench.task.arm.share
     model = bench.wide(width * WIDER)
     plan = fxprune.plan(bench.couple(model), 1.0 / WIDER, seed=bench.task.seed)
@@ -149,7 +149,7 @@ def _finetune(bench: Bench, model: nn.Module, small: nn.Module, epochs: float, *
 
 
 def measure_clock(bench: Bench) -> None:
-    """Seconds of a step of C-SGD and of plain SGD, side by side."""
+    """Measure the seconds of a step of C-SGD and of plain SGD, side by side."""
     model = bench.wide()
     plan = fxprune.plan(bench.couple(model), bench.task.arm.share, seed=bench.task.seed)
     settings, data = bench.task.settings, bench.data

@@ -58,17 +58,17 @@ def run(args: argparse.Namespace) -> Reply:
         write_text(path, _drawn(name, coupling, found))
     value = {**found.to_json(), "written": paths}
     if names is None:
-        parts = [found.text(columns(), every=args.all)]
+        texts = [found.text(columns(), every=args.all)]
         asked: dict[str, object] = {"keep": 0.5}
     else:
-        parts = [found.group_text(name, columns()) for name in names]
+        texts = [found.group_text(name, columns()) for name in names]
         value["groups"] = [group for group in value["groups"] if group["name"] in names]
         asked = {"widths": [f"{name}={found.group(name).half}" for name in names]}
-    parts += ["\n".join(f"written: {path}" for path in paths.values())] if paths else []
+    texts += ["\n".join(f"written: {path}" for path in paths.values())] if paths else []
     if found.groups:
         flags = flags_of({**sizes_of(args), "outputs": args.outputs, **asked})
-        parts.append(f"Next: fxprune plan {shlex.quote(args.model)} {flags}")
-    return Reply("\n\n".join(parts), lambda: value)
+        texts.append(f"Next: fxprune plan {shlex.quote(args.model)} {flags}")
+    return Reply("\n\n".join(texts), lambda: value)
 
 
 def _drawn(name: str, coupling: Coupling, found: Inspection) -> str:

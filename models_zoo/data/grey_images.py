@@ -45,18 +45,18 @@ class GreyImages:
 
 
 def data_in_memory(
-    name: str, parts: tuple[GreyImages, GreyImages], images: Images, *, image_size: int, classes: Sequence[str] = ()
+    name: str, splits: tuple[GreyImages, GreyImages], images: Images, *, image_size: int, classes: Sequence[str] = ()
 ) -> Data:
-    """Normalise both parts by mean and deviation of the training pixels, and shift those.
+    """Normalise both splits by mean and deviation of the training pixels, and shift those.
 
     Args:
         name: of the data.
-        parts: to train and to test.
+        splits: to train and to test.
         images: the batch size, and how many channels repeat the grey one.
         image_size: height and width.
         classes: their names; empty: their numbers.
     """
-    train, test = parts
+    train, test = splits
     channels = images.in_chans or 1
     mode_of(channels)
     pixels, others = train.resized(image_size), test.resized(image_size)

@@ -50,8 +50,8 @@ def load_data(*name: str, **options: Any) -> Data:
             raise OptionError(f"{', '.join(augment)}: for images that timm reads, not for `{asked.name}`.")
         if packaged:
             return load_packaged(asked.name, images, asked.seed)
-        parts = read_idx_folder(folder)
-        return data_in_memory(asked.name, parts, images, image_size=images.image_size or parts[0].images.shape[1])
+        splits = read_idx_folder(folder)
+        return data_in_memory(asked.name, splits, images, image_size=images.image_size or splits[0].images.shape[1])
     root = Path.home() / ".cache" / "fxprune" if asked.root is None else Path(asked.root)
     return load_timm(asked.name, images, root)
 

@@ -74,7 +74,7 @@ class Momentum:
 
 
 def momentum_of(group: dict[str, Any]) -> Momentum:
-    """Options of one parameter group of torch.optim.SGD."""
+    """Read the options of one parameter group of torch.optim.SGD."""
     options = Momentum(*(group[name] for name in ("momentum", "dampening", "nesterov", "weight_decay")))
     return options if options.momentum else replace(options, dampening=0.0)  # without momentum SGD ignores it
 

@@ -68,17 +68,17 @@ class Inspection:
             columns: most characters in a line.
             every: show all groups, not only the largest ones.
         """
-        parts = [fill(self.answer(), columns)]
+        texts = [fill(self.answer(), columns)]
         if self.groups:
-            parts.append(self._table(columns, every))
-        parts.append(self._frozen(columns))
+            texts.append(self._table(columns, every))
+        texts.append(self._frozen(columns))
         if self.half is not None:
-            parts.append(fill(f"Half of the channels: {change(Cost(self.params, self.macs), self.half)}.", columns))
+            texts.append(fill(f"Half of the channels: {change(Cost(self.params, self.macs), self.half)}.", columns))
         if self.batch:
-            parts.append(fill(f"Batch: {self.batch}", columns))
+            texts.append(fill(f"Batch: {self.batch}", columns))
         if self.unchecked:
-            parts.append(fill(f"Not compared with the model: {self.unchecked}", columns))
-        return "\n\n".join(parts)
+            texts.append(fill(f"Not compared with the model: {self.unchecked}", columns))
+        return "\n\n".join(texts)
 
     def _table(self, columns: int, every: bool) -> str:
         shown, rest = list(self.groups), list[GroupFacts]()
@@ -139,7 +139,7 @@ class Inspection:
             others = [each.name for each in self.groups if each.domain == group.domain and each is not group]
             together = f" with clusters of one size{f', common with {listed(others, 99)}' if others else ''}"
         widths = f"1 to {group.width}" if not group.balanced else ", ".join(map(str, group.widths))
-        parts = [
+        texts = [
             f"group {group.name}: {group.width} channels",
             fill(f"It can have {widths} channels{together}.", columns),
             f"{in_units(group.params)} parameters {share} and {in_units(group.macs)} MACs are in its rows and columns.",
@@ -151,8 +151,8 @@ class Inspection:
             rows = [(layer, source) for layer, source in layers.items()]
             lines = "\n".join(f"  {layer:<{max(map(len, layers), default=0)}}  {source}" for layer, source in rows)
             axes_text = textwrap.fill(", ".join(axes), columns, initial_indent="  axes: ", subsequent_indent="    ")
-            parts.append(f"{title} {count(len(layers), 'layer')}:\n{lines}\n{axes_text}" if layers else f"{title} none")
-        return "\n\n".join(parts)
+            texts.append(f"{title} {count(len(layers), 'layer')}:\n{lines}\n{axes_text}" if layers else f"{title} none")
+        return "\n\n".join(texts)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as a JSON value with the names of the attributes."""

@@ -54,7 +54,7 @@ def layer_rows(coupling: Coupling) -> list[LayerRow]:
             weights[owner] = name
     lines = source_lines(coupling)
     order = {layer: place for place, layer in enumerate(lines)}
-    tied, read = _parts(coupling, tied=True), _parts(coupling, tied=False)
+    tied, read = _axis_channels(coupling, tied=True), _axis_channels(coupling, tied=False)
     why = {axis: each.why for each in coupling.frozen for axis in each.what}
     rows = []
     for layer in sorted(weights, key=lambda layer: order.get(layer, len(order))):
@@ -70,15 +70,15 @@ def layer_rows(coupling: Coupling) -> list[LayerRow]:
         found = [_filled(each.get(axes[dim], ()), shape[dim]) for each, dim in ((tied, makes),)]
         seen = () if reads is None else _filled(read.get(axes[reads], ()), shape[reads])
         reasons = [
-            f"{parts[-1].channels} {verb} and frozen: {why.get(axes[dim], 'their positions have no other use')}"
-            for parts, verb, dim in ((found[0], "made", makes), (seen, "read", reads))
-            if dim is not None and parts and parts[-1].group is None
+            f"{stretches[-1].channels} {verb} and frozen: {why.get(axes[dim], 'their positions have no other use')}"
+            for stretches, verb, dim in ((found[0], "made", makes), (seen, "read", reads))
+            if dim is not None and stretches and stretches[-1].group is None
         ]
         rows.append(LayerRow(layer, lines.get(layer, "-"), shape, found[0], seen, tuple(reasons)))
     return rows
 
 
-def _parts(coupling: Coupling, *, tied: bool) -> Mapping[str, Sequence[AxisChannels]]:
+def _axis_channels(coupling: Coupling, *, tied: bool) -> Mapping[str, Sequence[AxisChannels]]:
     """Map each axis of a parameter to the parts of it that belong to groups."""
     found = defaultdict(list)
     for group in coupling.groups.values():
@@ -87,7 +87,7 @@ def _parts(coupling: Coupling, *, tied: bool) -> Mapping[str, Sequence[AxisChann
     return found
 
 
-def _filled(parts: Iterable[AxisChannels], length: int) -> tuple[AxisChannels, ...]:
-    known = tuple(parts)
+def _filled(stretches: Iterable[AxisChannels], length: int) -> tuple[AxisChannels, ...]:
+    known = tuple(stretches)
     rest = length - sum(part.channels for part in known)
     return (*known, AxisChannels(None, rest)) if rest > 0 else known

@@ -107,14 +107,14 @@ class PlanSummary:
         named = [(shortened(group.name, most), *row) for group, row in zip(self.groups, rows, strict=True)]
         twice = sum(group.params[0] for group in self.groups) > self.before.params
         both = " A weight between two groups counts for both." if twice else ""
-        parts = [
+        texts = [
             fill(head, columns),
             table(header, named, right="before after parameters MACs"),
             fill(f"Clusters: {self.method}, seed {self.seed}.{both}", columns),
         ]
         if self.odd:
-            parts.append(fill(f"Warning: {odd_in_words(self.odd, self.multiple)}", columns))
-        return "\n\n".join(parts)
+            texts.append(fill(f"Warning: {odd_in_words(self.odd, self.multiple)}", columns))
+        return "\n\n".join(texts)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as a JSON value with the names of the attributes."""
@@ -125,13 +125,13 @@ def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable
     """Collect what a plan changes, from the cost of one sample and from measured times."""
     coupling, samples = plan.coupling, samples_of(plan.coupling)
     after = np.array([*(now / was for was, now in plan.widths.values()), 1.0])
-    parts = []
+    costs = []
     for budget in ("params", "macs"):
         terms = cost_terms(coupling, budget).by_group(coupling)
-        parts.append([terms.parts(shares) for shares in (np.ones_like(after), after)])
+        costs.append([terms.parts(shares) for shares in (np.ones_like(after), after)])
     groups = []
     for i, (name, group) in enumerate(coupling.groups.items()):
-        params, macs = ((round(was[i] / n), round(now[i] / n)) for n, (was, now) in zip((1, samples), parts))
+        params, macs = ((round(was[i] / n), round(now[i] / n)) for n, (was, now) in zip((1, samples), costs))
         groups.append(PlannedGroup(name, *plan.widths[name], group.balanced, params, macs))
     odd = odd_widths(coupling, {name: width for name, (_, width) in plan.widths.items()}, multiple)
     times = Times(table.runtime, table.batch, table.threads, *table.times_of(plan)) if table else None

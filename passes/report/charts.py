@@ -33,19 +33,19 @@ def bars(rows: Sequence[Bar], name: str, title: str, words: Callable[[float], st
     """Draw a pair of bars for each row, as long as its values."""
     most = max((row.before for row in rows), default=0)
     most = most if most > 0 else 1  # a metric may be below zero: its bar is as short as one can be
-    parts, reported, y = list[Markup](), list[str](), 8.0
+    elements, reported, y = list[Markup](), list[str](), 8.0
     for row in rows:
         values = [(row.colour, row.before)] if row.after is None else [("wide", row.before), ("narrow", row.after)]
         said = " to ".join(words(value) for _, value in values)
         reported.append(f"{row.name}: {said}")
         label = row.name if len(row.name) <= _NAME else f"{row.name[: _NAME // 2 - 1]}…{row.name[-_NAME // 2 :]}"
-        parts.append(element("text", joined([element("title", row.name), Markup("{}").format(label)]), x=0, y=y + 8))
-        parts.append(text(WIDTH, y + 8, said.replace(" to ", " → "), anchor="end", class_="value"))
+        elements.append(element("text", joined([element("title", row.name), Markup("{}").format(label)]), x=0, y=y + 8))
+        elements.append(text(WIDTH, y + 8, said.replace(" to ", " → "), anchor="end", class_="value"))
         for offset, (colour, value) in zip((14.0, 21.0), values):
             length = max(WIDTH * value / most, 1.0 if value else 0.0)
-            parts.append(element("rect", x=0, y=y + offset, width=length, height=6, rx=1.5, class_=f"fill {colour}"))
+            elements.append(element("rect", x=0, y=y + offset, width=length, height=6, rx=1.5, class_=f"fill {colour}"))
         y += 29.0 + 7.0 * (len(values) - 1)
-    return picture(parts, name=name, title=title, about="; ".join(reported) + ".", width=WIDTH, height=y)
+    return picture(elements, name=name, title=title, about="; ".join(reported) + ".", width=WIDTH, height=y)
 
 
 def deviations(phases: Sequence[Sequence[Record]]) -> Markup:
@@ -71,18 +71,18 @@ def deviations(phases: Sequence[Sequence[Record]]) -> Markup:
         in_units,
         power,
     )
-    parts = [frame.draw()]
+    elements = [frame.draw()]
     for kind in MEASURES:
-        parts += [line(points, f"stroke {kind}") for points in map(frame.at, lines[kind]) if len(points) > 1]
+        elements += [line(points, f"stroke {kind}") for points in map(frame.at, lines[kind]) if len(points) > 1]
         for step, value in itertools.chain(*dots[kind]):
-            parts += [
+            elements += [
                 dot(x, y, f"fill {kind}", f"{kind} at step {step}: {value:.2e}") for x, y in frame.at([(step, value)])
             ]
-    parts.append(_legend(list(MEASURES)))
+    elements.append(_legend(list(MEASURES)))
     last = {kind: next((y for _, y in reversed(dots[kind][-1]) if y), None) for kind in MEASURES}
     said = "; ".join(f"the {kind} deviation ends at {value:.1e}" for kind, value in last.items() if value)
     return picture(
-        parts,
+        elements,
         name="deviation",
         title="Deviation within clusters during C-SGD: lines as predicted, dots as measured",
         about=f"Over {in_units(max(steps))} steps, {said or 'no deviation is above zero'}.",
@@ -136,21 +136,21 @@ def scores(records: Sequence[Record], after: Mapping[str, float], measure: Measu
         in_units,
         lambda value: measure.words(value).removesuffix(".00%") + "%" if round_ else measure.words(value),
     )
-    parts = [frame.draw()]
+    elements = [frame.draw()]
     for phase, members in itertools.groupby(records, key=lambda record: record["phase"]):
         points = frame.at((record["step"], record[measure.key]) for record in members)
         kind = _kind(phase)
-        parts += [line(points, f"stroke {kind}"), *(dot(x, y, f"fill {kind}", phase, radius=2.5) for x, y in points)]
+        elements += [line(points, f"stroke {kind}"), *(dot(x, y, f"fill {kind}", phase, radius=2.5) for x, y in points)]
     for mark, (step, value) in marks.items():
         x, y = frame.x(step), frame.y(value)
         about = f"{mark}: {measure.words(value)}"
-        parts += [line([(x, _BOTTOM), (x, _TOP - 2)], "mark"), dot(x, y, "fill largest", about)]
-        parts.append(text(x, _TOP - 8, mark, anchor="middle"))
+        elements += [line([(x, _BOTTOM), (x, _TOP - 2)], "mark"), dot(x, y, "fill largest", about)]
+        elements.append(text(x, _TOP - 8, mark, anchor="middle"))
     shown = list(dict.fromkeys(_kind(record["phase"]) for record in records))
-    parts.append(_legend([PHASES[kind] for kind in shown], shown))
+    elements.append(_legend([PHASES[kind] for kind in shown], shown))
     said = ", ".join(f"{measure.words(value)} after the {mark}" for mark, value in after.items())
     return picture(
-        parts,
+        elements,
         name="accuracy" if measure.key == "top1" else measure.key,
         title=f"{measure.heading} on the test {measure.unit}s by step",
         about=f"It ends at {measure.words(records[-1][measure.key])} after step {last}; {said}.",
@@ -175,16 +175,16 @@ def latencies(rows: Sequence[Row], unit: str) -> Markup:
         in_units,
         in_units,
     )
-    parts, reported = [frame.draw()], []
+    elements, reported = [frame.draw()], []
     for (name, points), kind in zip(pairs.items(), MEASURES):
         wide, spots = points[0], frame.at(points)
-        parts.append(line(frame.at([(0.0, 0.0), wide]), f"stroke {kind} dashed"))
-        parts += [line(spots, f"stroke {kind}")]
-        parts += [dot(x, y, f"fill {kind}", f"{name}: {three(ms)} ms") for (x, y), (_, ms) in zip(spots, points)]
+        elements.append(line(frame.at([(0.0, 0.0), wide]), f"stroke {kind} dashed"))
+        elements += [line(spots, f"stroke {kind}")]
+        elements += [dot(x, y, f"fill {kind}", f"{name}: {three(ms)} ms") for (x, y), (_, ms) in zip(spots, points)]
         reported.append(f"{name}: {' to '.join(three(ms) for _, ms in points)} ms")
-    parts.append(_legend(list(pairs)))
+    elements.append(_legend(list(pairs)))
     return picture(
-        parts,
+        elements,
         name="latency",
         title="Latency by MACs: dashed, if the time shrank as they do",
         about="; ".join(reported) + ".",
@@ -194,8 +194,8 @@ def latencies(rows: Sequence[Row], unit: str) -> Markup:
 
 
 def _legend(words: Sequence[str], kinds: Sequence[str] | None = None) -> Markup:
-    parts, x = list[Markup](), float(_LEFT)
+    elements, x = list[Markup](), float(_LEFT)
     for word, kind in zip(words, kinds or MEASURES):
-        parts += [dot(x + 4, HEIGHT - 12, f"fill {kind}", word), text(x + 12, HEIGHT - 8, word)]
+        elements += [dot(x + 4, HEIGHT - 12, f"fill {kind}", word), text(x + 12, HEIGHT - 8, word)]
         x += 28.0 + 6.6 * len(word)
-    return joined(parts)
+    return joined(elements)
