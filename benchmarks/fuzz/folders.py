@@ -209,10 +209,10 @@ def section(lines: list[dict[str, Any]], seed: int, command: str, what: str) -> 
 
 def main(arguments: list[str]) -> int:
     """Return exit code 1 where a mutation got in or brought the reader down."""
-    return run_kind(arguments, "folders", "Results of fxprune", WHAT, RESULTS, count=10_000)
+    return run_attacks(arguments, "folders", "Results of fxprune", WHAT, RESULTS, count=10_000)
 
 
-def run_kind(arguments: list[str], kind: str, title: str, what: str, target: FuzzTarget, *, count: int) -> int:
+def run_attacks(arguments: list[str], kind: str, title: str, what: str, target: FuzzTarget, *, count: int) -> int:
     """Run one kind of attack, with its own journal and its own section of the page."""
     parser = argparse.ArgumentParser(prog=f"make fuzz ARGS={kind}", description=__doc__)
     parser.add_argument("--count", type=int, default=count)

@@ -72,14 +72,14 @@ def _loaded(folder: Path, subject: DamageSubject, intact: dict[str, Any] | None,
     if intact is not None and all(_equal(folder / name, subject.folder / name) for name in NETWORK_FILES):
         read_manifest(folder).check(folder, NETWORK_FILES)
         return intact["load"]
-    return _described(fxprune.load(folder), subject, runs=runs)
+    return _answers(fxprune.load(folder), subject, runs=runs)
 
 
 def _equal(path: Path, before: Path) -> bool:
     return is_regular(path) and path.read_bytes() == before.read_bytes()
 
 
-def _described(network: fx.GraphModule, subject: DamageSubject, *, runs: bool) -> Loaded:
+def _answers(network: fx.GraphModule, subject: DamageSubject, *, runs: bool) -> Loaded:
     generator = torch.Generator().manual_seed(0)
     x: torch.Tensor = torch.randn(3, 1, 8, 8, generator=generator)
     if not subject.has_results:

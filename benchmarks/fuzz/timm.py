@@ -33,7 +33,7 @@ from fxprune.passes.store import open_network
 from fxprune.passes.verify import randomised, scattered
 from fxprune.pytorch.torch_private import pytree
 
-from .folders import FuzzTarget, run_kind
+from .folders import FuzzTarget, run_attacks
 from .subjects import DamageSubject
 
 WIDTHS = ("num_classes", "num_features", "head_hidden_size", "feature_info")
@@ -129,7 +129,7 @@ TARGET = FuzzTarget(make_subjects, numbers, judge)
 
 def main(arguments: list[str]) -> int:
     """Return exit code 1 where a mutation got in or brought our code down."""
-    return run_kind(arguments, "timm", "Networks in timm's layout", WHAT, TARGET, count=1000)
+    return run_attacks(arguments, "timm", "Networks in timm's layout", WHAT, TARGET, count=1000)
 
 
 if __name__ == "__main__":

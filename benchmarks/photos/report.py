@@ -32,12 +32,12 @@ def page(journal: ArmJournal[Any], arms: Sequence[Arm], settings: Settings) -> s
         labelled=_LABELLED,
         shares=("method", *(f"{Arm('', keep).share:.0%}" for keep in KEEPS)),
         agreement=_curves(found, _agreement),
-        logits=_curves(found, _logits),
+        logits=_curves(found, _errors),
         right=_curves(found, _right),
         trained=Arm("", TRAINED).share,
         taught=[*_taught(found)],
         others=[
-            (NETWORKS[each].label, [*_curves(found, _agreement, f"{each} ")], [*_curves(found, _logits, f"{each} ")])
+            (NETWORKS[each].label, [*_curves(found, _agreement, f"{each} ")], [*_curves(found, _errors, f"{each} ")])
             for each in OTHERS
         ],
         other_shares=("method", *(f"{Arm('', keep).share:.0%}" for keep in (TRIAL, TRAINED))),
@@ -63,7 +63,7 @@ def _agreement(rows: Sequence[PhotoRow]) -> str:
     return percent_spread([row.agreement for row in rows]) + _kept(rows)
 
 
-def _logits(rows: Sequence[PhotoRow]) -> str:
+def _errors(rows: Sequence[PhotoRow]) -> str:
     return spread_of([row.logits for row in rows], "{:.2f}")
 
 
@@ -81,7 +81,7 @@ def _numbers(rows: Sequence[PhotoRow], label: str) -> Sequence[str]:
     return (
         label,
         _agreement(rows),
-        _logits(rows),
+        _errors(rows),
         _right(rows),
         mean_of([row.parameters for row in rows], 1e6, "{:.2f} M"),
         spread_of([row.cpu_seconds for row in rows], "{:.0f}"),

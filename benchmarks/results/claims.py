@@ -31,7 +31,7 @@ class Claim:
     pairs: tuple[ArmPair, ...]
 
 
-def _both(first: str, second: str) -> tuple[ArmPair, ...]:
+def _at_both_widths(first: str, second: str) -> tuple[ArmPair, ...]:
     return tuple(ArmPair(Arm(first, keep), Arm(second, keep)) for keep in ("5/8", "1/2"))
 
 
@@ -48,13 +48,13 @@ CLAIMS = (
         "No fine-tuning is needed: C epochs of C-SGD are no worse than half of them and half of fine-tuning",
         (ArmPair(Arm("csgd", "5/8"), Arm("finetuned", "5/8"), equal=True),),
     ),
-    Claim("C-SGD beats a merge of the same clusters and C epochs of fine-tuning", _both("csgd", "merged")),
-    Claim("C-SGD beats the narrow network trained from scratch", _both("csgd", "scratch")),
-    Claim("C-SGD beats magnitude (L1) pruning and fine-tuning", _both("csgd", "l1")),
-    Claim("C-SGD beats zeroing-out by group Lasso, with its fine-tuning", _both("csgd", "lasso")),
-    Claim("Clusters by k-means beat even ones", _both("csgd", "even")),
-    Claim("Clusters by k-means beat imbalanced ones", _both("csgd", "imbalanced")),
-    Claim("Clusters from all layers of a group beat those of its first layer", _both("csgd", "pacesetter")),
+    Claim("C-SGD beats a merge of the same clusters and C epochs of fine-tuning", _at_both_widths("csgd", "merged")),
+    Claim("C-SGD beats the narrow network trained from scratch", _at_both_widths("csgd", "scratch")),
+    Claim("C-SGD beats magnitude (L1) pruning and fine-tuning", _at_both_widths("csgd", "l1")),
+    Claim("C-SGD beats zeroing-out by group Lasso, with its fine-tuning", _at_both_widths("csgd", "lasso")),
+    Claim("Clusters by k-means beat even ones", _at_both_widths("csgd", "even")),
+    Claim("Clusters by k-means beat imbalanced ones", _at_both_widths("csgd", "imbalanced")),
+    Claim("Clusters from all layers of a group beat those of its first layer", _at_both_widths("csgd", "pacesetter")),
     Claim("A wider network, squeezed, beats the plain one", (ArmPair(Arm("squeezed", "1/2"), Arm("scratch", "1/2")),)),
     Claim("Three stages beat one shot", (ArmPair(Arm("staged", "5/8"), Arm("csgd", "5/8")),)),
     Claim("Widths by what clustering loses (inertia) beat uniform ones at equal MACs", _budgets("inertia")),

@@ -117,12 +117,12 @@ def _by_seed(arms: Sequence[Arm], found: Found) -> tuple[Sequence[str], list[Seq
     rows = []
     for arm in arms:
         by_seed = {row.seed: row for row in found[arm]}
-        cells = [_both(by_seed[seed]) if seed in by_seed else "" for seed in seeds]
+        cells = [_score_and_loss(by_seed[seed]) if seed in by_seed else "" for seed in seeds]
         rows.append((LABELS[arm.name], arm.width, *cells))
     return ("arm", "width", *(f"seed {seed}" for seed in seeds)), rows
 
 
-def _both(row: ArmRow) -> str:
+def _score_and_loss(row: ArmRow) -> str:
     return "" if row.top1 is None or row.loss is None else f"{row.top1:.2%}, {row.loss:.3f}"
 
 

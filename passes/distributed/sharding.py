@@ -33,8 +33,8 @@ class LocalBatch(NamedTuple):
     total: int
 
 
-def local_rows(total: int, ranks: Ranks) -> list[int]:
-    """List this process's rows of a batch, ascending; row i comes with row ``total - 1 - i``.
+def local_samples(total: int, ranks: Ranks) -> list[int]:
+    """List this process's samples of a batch, ascending; sample i comes with sample ``total - 1 - i``.
 
     timm mixes the first image with the last, the second with the last but one, so each mixed pair is in one process.
     """
@@ -65,7 +65,7 @@ def local_batches(loader: Loader, ranks: Ranks, *, every: bool = True) -> Iterat
     if own is None:
         for images, labels in loader:
             total = samples_in(images)
-            chosen = torch.tensor(local_rows(total, ranks), dtype=torch.int64)
+            chosen = torch.tensor(local_samples(total, ranks), dtype=torch.int64)
             if _is_usable(total, ranks, every):
                 yield LocalBatch(_rows_of(images, chosen, total), _rows_of(labels, chosen, total), total)
         return
@@ -85,18 +85,18 @@ def _is_usable(total: int, ranks: Ranks, every: bool) -> bool:
             f"a batch of {total} images cannot be trained on by {ranks.count} processes: each needs two. "
             "`batch_size` counts the images of all processes together."
         )
-    return bool(local_rows(total, ranks))
+    return bool(local_samples(total, ranks))
 
 
-class _OwnRows:
-    """A batch sampler that yields this process's rows of each batch."""
+class _OwnSamples:
+    """A batch sampler that yields this process's samples of each batch."""
 
     def __init__(self, batches: BatchSampler, ranks: Ranks) -> None:
         self.batches, self._ranks = batches, ranks
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.batches:
-            if chosen := local_rows(len(batch), self._ranks):
+            if chosen := local_samples(len(batch), self._ranks):
                 yield [batch[row] for row in chosen]
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ def _reading(loader: Any, ranks: Ranks) -> Any:
     seed = int(torch.empty((), dtype=torch.int64).random_()) if loader.generator is None else loader.generator.seed()
     return DataLoader(
         loader.dataset,
-        batch_sampler=_OwnRows(loader.batch_sampler, ranks),  # type: ignore[arg-type]
+        batch_sampler=_OwnSamples(loader.batch_sampler, ranks),  # type: ignore[arg-type]
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,

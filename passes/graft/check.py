@@ -75,7 +75,7 @@ def _first_difference(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs
         returned: dict[str, list[Tensor]] = {}
         for name in {str(node.target) for node in calls}:
             with contextlib.suppress(AttributeError):
-                double.get_submodule(name).register_forward_hook(_record(returned, name))
+                double.get_submodule(name).register_forward_hook(_keep_output(returned, name))
         try:
             with KeepFloat64():  # type: ignore[no-untyped-call]
                 run_on(double, inputs_for(double, inputs))
@@ -105,7 +105,7 @@ def _behind(node: fx.Node) -> set[str]:
     return {each.meta.get(WIDE, each.name) for each in found}
 
 
-def _record(returned: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
+def _keep_output(returned: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
     def hook(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             returned.setdefault(name, []).append(output.detach().clone())

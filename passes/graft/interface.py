@@ -73,7 +73,7 @@ def _shapes_of(model: nn.Module, inputs: Inputs) -> dict[tuple[str, str], list[A
     """Return the shapes of what goes in and out of each module and of the two halves."""
     twin: Any = copy.deepcopy(model).eval()
     shapes: dict[tuple[str, str], list[Any]] = {}
-    handles = [module.register_forward_hook(_record(shapes, path)) for path, module in twin.named_modules()]
+    handles = [module.register_forward_hook(_keep_shapes(shapes, path)) for path, module in twin.named_modules()]
     given = inputs_for(twin, inputs)
     run_on(twin, given)
     for handle in handles:
@@ -110,7 +110,7 @@ def _paired(before: list[Any], after: list[Any]) -> set[tuple[int, int]]:
     return {pair for a, b in both if len(a) == len(b) for pair in list(zip(a, b, strict=True))[1:]}
 
 
-def _record(shapes: dict[tuple[str, str], list[Any]], path: str) -> Callable[..., None]:
+def _keep_shapes(shapes: dict[tuple[str, str], list[Any]], path: str) -> Callable[..., None]:
     def hook(_: nn.Module, given: Any, output: Any) -> None:
         shapes.setdefault((path, "in"), []).extend(_shapes(given))
         shapes.setdefault((path, "out"), []).extend(_shapes(output))

@@ -115,14 +115,14 @@ def source_lines(coupling: Coupling) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in coupling.graph_module.graph.nodes:
         if node.op == "call_module":
-            _note(found, str(node.target), node)
+            _set_line(found, str(node.target), node)
         elif node.op == "get_attr":
             for user in [*node.users][:1]:
-                _note(found, _owner(str(node.target)), user)
+                _set_line(found, _owner(str(node.target)), user)
     return found
 
 
-def _note(found: dict[str, str], layer: str, node: fx.Node) -> None:
+def _set_line(found: dict[str, str], layer: str, node: fx.Node) -> None:
     if found.get(layer, "-") == "-":
         found[layer] = source_of(node)
 

@@ -40,7 +40,7 @@ def read_recipe(recipe: str | os.PathLike[str], kind: type = Job, *, model: obje
     """
     path = find_recipe(recipe)
     known, options, lines = options_of(kind), dict[str, Any](), dict[str, int]()
-    for key, line, value in _entries(path):
+    for key, line, value in _read_entries(path):
         name = field_name(key)
         if key in NOTES or (name in REMOVED and value == REMOVED[name][0]):
             continue
@@ -72,7 +72,7 @@ def read_notes(recipe: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         OptionError: the recipe does not exist, or is not a YAML mapping.
     """
-    return {key: value for key, _, value in _entries(find_recipe(recipe)) if key in NOTES}
+    return {key: value for key, _, value in _read_entries(find_recipe(recipe)) if key in NOTES}
 
 
 def override(recipe: Mapping[str, Any], given: Mapping[str, Any], kind: type = Job) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _complete(options: Mapping[str, Any], kind: type) -> SimpleNamespace:
     return SimpleNamespace(**{name: option.default for name, option in options_of(kind).items()} | dict(options))
 
 
-def _entries(path: Path) -> list[tuple[str, int, Any]]:
+def _read_entries(path: Path) -> list[tuple[str, int, Any]]:
     """Read the (key, line, value) of every entry."""
     import yaml
 

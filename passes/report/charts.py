@@ -59,7 +59,7 @@ def deviations(phases: Sequence[Sequence[Record]]) -> Markup:
         phases: records with a deviation, by phase, since each phase has its own clusters. The first record of a phase
             comes before its first step.
     """
-    dots = {kind: [_measured(phase, kind) for phase in phases] for kind in MEASURES}
+    dots = {kind: [_points(phase, kind) for phase in phases] for kind in MEASURES}
     lines = {kind: [list(_predicted(phase, kind)) for phase in phases] for kind in MEASURES}
     values = [y for each in (dots, lines) for of_kind in each.values() for phase in of_kind for _, y in phase if y]
     steps = [float(record["step"]) for phase in phases for record in phase]
@@ -94,7 +94,7 @@ def deviations(phases: Sequence[Sequence[Record]]) -> Markup:
 MEASURES = ("largest", "median")
 
 
-def _measured(phase: Sequence[Record], kind: str) -> list[tuple[int, float | None]]:
+def _points(phase: Sequence[Record], kind: str) -> list[tuple[int, float | None]]:
     return [(record["step"], record.get(f"deviation_{kind}")) for record in phase]
 
 

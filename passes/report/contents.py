@@ -101,7 +101,7 @@ def contents_of(folder: Path, shown: str) -> Contents:
             "did not record"
         )
     charts += _costs(result, recording)
-    charts += _measured(result, records, absent)
+    charts += _measured_charts(result, records, absent)
     forms = _forms(result)
     if forms and result.folded:  # nothing else fills its row
         charts, forms = [*charts, forms], None
@@ -213,7 +213,7 @@ def _pairs(name: str, heading: str, pairs: Iterable[tuple[str, tuple[int, int]]]
     return Chart(heading, bars(rows, name, heading, in_units), note)
 
 
-def _measured(result: Result, records: Sequence[Record], absent: list[str]) -> list[Chart]:
+def _measured_charts(result: Result, records: Sequence[Record], absent: list[str]) -> list[Chart]:
     charts, measure = [], result.measure
     if phases := phases_of(records):
         note = "Lines as predicted by the law of C-SGD, dots as measured."

@@ -11,14 +11,14 @@ from fxprune.common.random import seeded
 from fxprune.errors import OptionError
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
 from fxprune.passes.distributed.ranks import ALONE, Ranks
-from fxprune.passes.distributed.sharding import local_batches, local_rows
+from fxprune.passes.distributed.sharding import local_batches, local_samples
 
 IMAGES, LABELS = torch.arange(26.0).view(26, 1, 1, 1), torch.arange(26)
 
 
 @pytest.mark.parametrize(("total", "count"), [(8, 2), (10, 2), (9, 2), (12, 3), (64, 3), (4, 2), (16, 8), (7, 1)])
 def test_parts_are_disjoint_complete_and_closed_under_what_mixup_pairs(total, count):
-    each = [local_rows(total, Ranks(rank, count)) for rank in range(count)]
+    each = [local_samples(total, Ranks(rank, count)) for rank in range(count)]
     assert sorted(row for part in each for row in part) == list(range(total))
     for part in each:
         assert part
@@ -52,7 +52,7 @@ def test_parts_make_up_the_batches_of_one_process(kind, count):
     for batch, *each in zip(whole, *read, strict=False):
         assert {part.total for part in each} == {len(batch.labels)}
         for rank, part in enumerate(each):
-            assert part.labels.tolist() == batch.labels[local_rows(len(batch.labels), Ranks(rank, count))].tolist()
+            assert part.labels.tolist() == batch.labels[local_samples(len(batch.labels), Ranks(rank, count))].tolist()
 
 
 def test_torch_reads_only_what_is_its_own():
@@ -72,7 +72,7 @@ def test_mixing_parts_is_mixing_the_batch():
     images = torch.randn(12, 1, 8, 8)
     for options in ({"mixup_alpha": 0.5}, {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}):
         mixed = []
-        for chosen in (range(12), local_rows(12, Ranks(0, 2)), local_rows(12, Ranks(1, 2))):
+        for chosen in (range(12), local_samples(12, Ranks(0, 2)), local_samples(12, Ranks(1, 2))):
             with seeded(0):
                 mix = Mixup(**options, num_classes=12, label_smoothing=0.0)
                 mixed.append((chosen, *mix(images[chosen].clone(), torch.arange(12)[chosen])))
