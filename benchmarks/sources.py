@@ -1,4 +1,4 @@
-"""Hash the sources that decide a result, so that a run knows which of its results are up to date."""
+"""Hash the sources that decide a result, so that a run knows which are up to date."""
 
 from __future__ import annotations
 

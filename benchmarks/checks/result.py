@@ -100,7 +100,7 @@ class CheckResult:
 
 
 def result_from(value: Mapping[str, Any]) -> CheckResult:
-    """Make a result from :meth:`CheckResult.to_json` or from recorded facts; others are left out."""
+    """Make a result from :meth:`CheckResult.to_json` or from recorded facts; drop others."""
     known = {field.name: value[field.name] for field in fields(CheckResult) if field.name in value}
     known["frozen"] = tuple(
         reason if isinstance(reason, FrozenReason) else FrozenReason(**reason) for reason in known.get("frozen", ())

@@ -34,7 +34,7 @@ class LocalBatch(NamedTuple):
 
 
 def local_samples(total: int, ranks: Ranks) -> list[int]:
-    """List this process's samples of a batch, ascending; sample i comes with sample ``total - 1 - i``.
+    """List this process's part of a batch, ascending; sample i comes with ``total - 1 - i``.
 
     timm mixes the first image with the last, the second with the last but one, so each mixed pair is in one process.
     """
