@@ -55,8 +55,8 @@ def read_images(
     from PIL import Image
     from timm.data import create_transform
 
+    from .decoding import unreadable_image
     from .pixels import MODES, converted
-    from .strict_images import unreadable_image
 
     transform = create_transform(
         preprocessing.input_size,

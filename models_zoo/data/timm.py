@@ -143,7 +143,7 @@ def _posterize(image: Any, bits: int, **more: Any) -> Any:
 def _folders(root: Path, mode: str | None) -> tuple[Any, Any]:
     from timm.data import create_dataset
 
-    from .strict_images import strict
+    from .decoding import strict
 
     if not root.is_dir():
         raise DataError(
@@ -178,7 +178,7 @@ def _named(name: str, root: Path, mode: str | None) -> tuple[Any, Any]:
 def _create(name: str, root: Path, splits: Sequence[str], mode: str | None) -> Any:
     from timm.data import create_dataset
 
-    from .strict_images import strict
+    from .decoding import strict
 
     # only torchvision's data sets have an argument for the download
     download = {"download": True} if name.startswith("torch/") else {}
