@@ -88,6 +88,11 @@ class Labels:
         """Record that ids which waited stand for channels now."""
         self.vectors[id(ids)] = self.carried[id(ids)] = ids
 
+    def keep_apart(self, ids: Ids) -> Ids:
+        """Let ids on a part of an axis merge among themselves only."""
+        self.vectors[id(ids)] = ids
+        return ids
+
     def is_awake(self, ids: Ids) -> bool:
         """Tell whether ids that waited stand for channels now."""
         return id(ids) in self.carried

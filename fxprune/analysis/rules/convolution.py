@@ -46,7 +46,7 @@ def convolution(call: Call) -> Axes:
     of = x if transposed else call.out
     # Of the two axes of a weight, the second has the channels of one group only.
     read, made = (on_x[1], label.axes[1]) if transposed else (label.axes[1], rows)
-    call.count_macs(len(of) * of.shape[2:].numel() * weight.numel(), read, on_x[0], *space, made)
+    call.state.notes.count_macs(call.node, len(of) * of.shape[2:].numel() * weight.numel(), read, on_x[0], *space, made)
     return (on_x[0], rows, *space)
 
 
@@ -128,7 +128,7 @@ def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:
     rows, columns = label.axes[:2]
     if x is None or rows is None or not label.is_parameter:
         call.freeze(_UNKNOWN_GROUPS, x, rows, columns)
-    elif min(len(x), len(rows)) == groups or call.choose_split(np.concatenate([x, rows]), 2) == 1:
+    elif min(len(x), len(rows)) == groups or call.state.choices.take(call.node, np.concatenate([x, rows]), 2) == 1:
         call.freeze("columns of a convolution whose whole groups merge", columns)
         inside = call.unify_rows(x.reshape(groups, -1).T, "input channels of a group")
         call.unify(inside, call.unify_rows(rows.reshape(groups, -1).T, "output channels of a group"))

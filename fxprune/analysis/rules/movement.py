@@ -13,10 +13,11 @@ from torch import fx
 
 from fxprune.pytorch.rewritable import is_pattern, positional
 
-from ..call import Call
+from ..call import Call, inside_call
 from ..channels import Axes
 from ..lengths import bounds_at
 from ..operation import unlabelled
+from .numbers import needs_places
 from .registry import rule
 from .uniform import expanded, moved
 
@@ -83,8 +84,16 @@ def squeeze(call: Call) -> Axes:
     call.needs_rewrite("a squeeze of channels", *(axes[dim] for dim in gone if dim < len(axes)))
     fixed = call.fixed(call.args[0], sizes)
     if open_dims := [dim for dim in sorted(gone) if dim < len(axes) and axes[dim] is None and not fixed[dim]]:
-        call.guard_squeeze(open_dims, *axes)
+        _guard_squeeze(call, open_dims, axes)
     return tuple(ids for dim, ids in enumerate(axes) if dim not in gone or sizes[dim] != 1)
+
+
+def _guard_squeeze(call: Call, dims: list[int], axes: Axes) -> None:
+    """A squeeze that may remove other axes for other inputs is guarded, or freezes."""
+    if not call.states_sizes:
+        call.freeze(inside_call("a squeeze that depends on an input", call.node), *axes)
+    elif call.state.rewritable and call.node is not None:
+        call.state.notes.squeezed[call.node.name] = dims
 
 
 @rule("expand", keeps_parameters=True, creates_channels=True, uniform=expanded)
@@ -103,10 +112,10 @@ def cut(call: Call) -> Axes:
     if ids is not None:
         taken = ids[start:stop:step]
         if len(taken) != len(ids):
-            call.needs_places("a slice of channels", ids, bounds_at(call.node, dim % x.dim(), x.dim()))
+            needs_places(call, "a slice of channels", ids, bounds_at(call.node, dim % x.dim(), x.dim()))
             axes[dim] = taken
             if step > 1 and not _is_put(call.node):
-                call.needs_copy(x, ids)
+                call.state.strided.add(x, call.node, ids)
         if len(taken) <= 1:
             if not (len(taken) and call.node is not None and is_pattern(call.node)):
                 call.freeze("one channel is sliced out", taken if len(taken) else ids)
@@ -129,7 +138,7 @@ def _is_put(node: fx.Node | None) -> bool:
 def split(call: Call) -> list[Axes]:
     """The results are consecutive pieces of one axis."""
     if len(call.out) > 1:
-        call.needs_places("a split of channels", call.axes(call.args[0])[call.args[2]])
+        needs_places(call, "a split of channels", call.axes(call.args[0])[call.args[2]])
     return _pieces(call)
 
 
@@ -137,7 +146,7 @@ def split(call: Call) -> list[Axes]:
 def gates(call: Call) -> list[Axes]:
     """The results are pieces of one axis: the gates of a recurrent layer, by its attributes."""
     if not call.inside_layer:
-        call.needs_places("a split of channels", call.axes(call.args[0])[call.args[2]])
+        needs_places(call, "a split of channels", call.axes(call.args[0])[call.args[2]])
     return _pieces(call)
 
 
@@ -164,7 +173,7 @@ def select(call: Call) -> Axes:
     axes, dim, place = list(call.axes(call.args[0])), *call.args[1:3]
     ids = axes.pop(dim)
     if ids is not None and not (place in (0, -1) and call.node is not None and is_pattern(call.node)):
-        call.needs_places("one of the channels", ids)
+        needs_places(call, "one of the channels", ids)
         call.freeze("one channel is picked by its index", ids[place : place + 1 or None])
     return tuple(axes)
 
@@ -225,7 +234,7 @@ def pad(call: Call) -> Axes:
         ids = axes[dim]
         if ids is None or not (before or after):
             continue
-        call.needs_places("padding among channels", ids, _given(call.node)[2 * i : 2 * i + 2])
+        needs_places(call, "padding among channels", ids, _given(call.node)[2 * i : 2 * i + 2])
         ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
         parts = (call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0)))
         axes[dim] = np.concatenate(parts)

@@ -7,6 +7,7 @@ import torch
 from ..call import Call
 from ..channels import Axes
 from ..operation import unlabelled
+from .numbers import needs_number
 from .pointwise import paired
 from .registry import rule
 
@@ -68,7 +69,7 @@ def group_norm(call: Call) -> list[Axes]:
     x, weight, bias, groups = call.args[0], call.args[1], call.args[2], call.args[6]
     axes = list(call.axes(x))
     if axes[1] is not None:
-        call.needs_number("a number of groups", axes[1])
+        needs_number(call, "a number of groups", axes[1])
         if groups == len(axes[1]) > 1:
             if not call.inside_layer:
                 call.needs_rewrite("a number of groups", axes[1])

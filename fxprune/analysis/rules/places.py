@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
-from fxprune.pytorch.meta.constants import MASKS
+from fxprune.pytorch.meta.constants import MASKS, value_of
 from fxprune.pytorch.rewritable import INTERLEAVED, canonical_call
 
 from ..call import Call
 from ..channels import Axes, Ids
 from ..labels import tensors_in
+from .numbers import needs_places
 from .pointwise import NO_CHANNELS, meet_axis, paired
 from .registry import rule
 
@@ -63,13 +66,41 @@ def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes |
     """Move channels to the places where a constant index puts them; None if none are known."""
     axes = list(call.axes(x))
     ids = axes[dim]
-    places = None if ids is None else call.places(table, ids)
+    places = None if ids is None else _named(call, table, ids)
     if ids is None or places is None:
         return None
     axes[dim] = call.channels.distinct(ids[places]) if len(places) > 1 else None
     if len(places) <= 1:
         call.freeze("one channel is picked by its index", ids[places])
     return tuple(axes)
+
+
+def _named(call: Call, table: torch.Tensor, ids: Ids) -> Ids | None:
+    """Return the positions among ``ids`` that an index [n], or a mask, names; None if unknown.
+
+    The narrow network has an index of its own, with the positions of these channels among the kept ones.
+    """
+    node, notes = call.node, call.state.notes
+    listed = _listed(node) if table.dim() == 1 else None
+    value = value_of(table) if table.dim() == 1 and listed is None else listed
+    if value is None or node is None or call.state.lengths.unknown(node):
+        return None
+    notes.tables.append((table, node, ids))
+    found = value.nonzero()[:, 0] if value.dtype in MASKS else value.long()
+    places: Ids = np.arange(len(ids))[found.numpy()]
+    call.needs_rewrite("an index among channels", ids)
+    notes.places[node.name] = places
+    return places
+
+
+def _listed(node: fx.Node | None) -> torch.Tensor | None:
+    """Return the list of numbers by which a call picks or puts values; operators get a tensor."""
+    if node is None or node.target not in (operator.getitem, operator.setitem):
+        return None
+    items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    lists = [item for item in items if isinstance(item, list)]
+    plain = len(lists) == 1 and all(isinstance(number, int) for number in lists[0])
+    return torch.tensor(lists[0]) if plain else None
 
 
 def _put(call: Call, dim: int, table: torch.Tensor, values: Any) -> Ids | None:
@@ -79,10 +110,10 @@ def _put(call: Call, dim: int, table: torch.Tensor, values: Any) -> Ids | None:
     every = not isinstance(values, torch.Tensor) or values.dim() < behind or values.shape[-behind] == 1
     source = None if every else call.axes(values)[-behind]
     ids = call.met(source, call.label(x), dim)
-    places = None if ids is None or (source is None and not every) else call.places(table, ids)
+    places = None if ids is None or (source is None and not every) else _named(call, table, ids)
     if ids is None or places is None or len(set(places.tolist())) < len(places):
         return None
-    call.unify(call.apart(ids[places]), source)
+    call.unify(call.state.labels.keep_apart(ids[places]), source)
     return ids
 
 
@@ -179,8 +210,8 @@ def _ranged(call: Call, dim: int, at: slice, source: Ids | None) -> Ids | None:
     if ids is None:
         call.freeze(NO_CHANNELS, source)
         return None
-    call.needs_places("a slice of channels", ids)
-    taken = call.apart(np.ascontiguousarray(ids[at]))
+    needs_places(call, "a slice of channels", ids)
+    taken = call.state.labels.keep_apart(np.ascontiguousarray(ids[at]))
     if len(taken):
         paired(call, taken, source)
     return ids

@@ -59,9 +59,9 @@ def meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
     found: Ids | None = None
     for label, dim in labels:
         found = call.unify(found, label.axes[dim])
-    for ids in waiting:
-        if found is not None and ids is not None:
-            call.unify(found, call.wake(ids))
+    for label, dim in every:
+        if label.axes[dim] is None:
+            call.unify(found, call.met(found, label, dim))
     return found
 
 

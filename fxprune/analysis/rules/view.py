@@ -14,6 +14,7 @@ from fxprune.pytorch.view_factors import ones_beside, view_factors
 from ..call import Call, Rule
 from ..channels import Axes, Ids
 from ..operation import unlabelled
+from .numbers import needs_number
 from .registry import rule
 from .uniform import repeated
 
@@ -93,7 +94,7 @@ def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
             right = tuple(dim for dim in right if call.channels.differ(axes[dim]))
             open_too = not any(asked[dim] for dim in right)
         hang = [dim for dim in right if asked[dim] or (asked[dim] is None and open_too)]
-        call.guard_lengths([dim for dim in hang if out.shape[dim] > 1])
+        call.state.notes.guard_lengths(call.node, [dim for dim in hang if out.shape[dim] > 1])
 
 
 def _through(call: Call, parts: list[Part], sizes: list[int]) -> list[Part]:
@@ -161,7 +162,7 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
     else:
         call.needs_rewrite("a view that splits channels", ids)
         ranked = sorted(within or range(len(sizes)), key=lambda dim: (-sizes[dim], -dim))
-        chosen = ranked[call.choose_split(ids, len(ranked))]
+        chosen = ranked[call.state.choices.take(call.node, ids, len(ranked))]
     shape = " x ".join(map(str, sizes))
     return chosen, call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
 
@@ -178,7 +179,7 @@ def pixel_shuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[-3]
     if ids is not None:
-        call.needs_number("a factor", ids)
+        needs_number(call, "a factor", ids)
         rows = ids.reshape(-1, factor * factor).T
         axes[-3] = call.unify_rows(rows, f"pixel shuffle by {factor}")
     return _space_frozen(call, axes)
@@ -191,7 +192,7 @@ def pixel_unshuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[-3]
     if ids is not None:
-        call.needs_number("a factor", ids)
+        needs_number(call, "a factor", ids)
         axes[-3] = call.channels.copies(np.repeat(ids, factor * factor))
     return _space_frozen(call, axes)
 
@@ -230,7 +231,7 @@ def channel_shuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[1]
     if ids is not None:
-        call.needs_number("a number of groups", ids)
+        needs_number(call, "a number of groups", ids)
         rows = ids.reshape(groups, -1)
         call.unify_rows(rows, f"channel shuffle over {groups} groups")
         axes[1] = np.ascontiguousarray(rows.T).ravel()
