@@ -14,7 +14,7 @@ from torch import fx
 from fxprune.pytorch.rewritable import is_pattern, positional
 
 from ..call import Call, inside_call
-from ..channels import Axes
+from ..channels import Axes, Ids
 from ..lengths import bounds_at
 from ..operation import unlabelled
 from .numbers import needs_places
@@ -106,21 +106,26 @@ def expand(call: Call) -> Axes:
 @rule("slice.Tensor", keeps_parameters=True, uniform=moved)
 def cut(call: Call) -> Axes:
     """The result has a range of one axis."""
-    x, dim, start, stop, step = call.args
-    axes = list(call.axes(x))
+    axes, dim = list(call.axes(call.args[0])), call.args[1]
     ids = axes[dim]
     if ids is not None:
-        taken = ids[start:stop:step]
-        if len(taken) != len(ids):
-            needs_places(call, "a slice of channels", ids, bounds_at(call.node, dim % x.dim(), x.dim()))
-            axes[dim] = taken
-            if step > 1 and not _is_put(call.node):
-                call.state.strided.add(x, call.node, ids)
-        if len(taken) <= 1:
-            if not (len(taken) and call.node is not None and is_pattern(call.node)):
-                call.freeze("one channel is sliced out", taken if len(taken) else ids)
-            axes[dim] = None
+        axes[dim] = _taken(call, ids)
     return tuple(axes)
+
+
+def _taken(call: Call, ids: Ids) -> Ids | None:
+    """Channels in a range go on; a range of one freezes, unless it is part of a known pattern."""
+    x, dim, start, stop, step = call.args
+    taken = ids[start:stop:step]
+    if len(taken) != len(ids):
+        needs_places(call, "a slice of channels", ids, bounds_at(call.node, dim % x.dim(), x.dim()))
+        if step > 1 and not _is_put(call.node):
+            call.state.strided.add(x, call.node, ids)
+    if len(taken) > 1:
+        return ids if len(taken) == len(ids) else taken
+    if not (len(taken) and call.node is not None and is_pattern(call.node)):
+        call.freeze("one channel is sliced out", taken if len(taken) else ids)
+    return None
 
 
 def _is_put(node: fx.Node | None) -> bool:
@@ -230,15 +235,18 @@ def pad(call: Call) -> Axes:
     x, amounts = call.args[0], call.args[1]
     axes = list(call.axes(x))
     for i in range(len(amounts) // 2):
-        dim, (before, after) = x.dim() - 1 - i, amounts[2 * i : 2 * i + 2]
+        dim, here = x.dim() - 1 - i, slice(2 * i, 2 * i + 2)
         ids = axes[dim]
-        if ids is None or not (before or after):
-            continue
-        needs_places(call, "padding among channels", ids, _given(call.node)[2 * i : 2 * i + 2])
-        ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
-        parts = (call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0)))
-        axes[dim] = np.concatenate(parts)
+        if ids is not None and any(amounts[here]):
+            needs_places(call, "padding among channels", ids, _given(call.node)[here])
+            axes[dim] = _padded(call, ids, *amounts[here])
     return tuple(axes)
+
+
+def _padded(call: Call, ids: Ids, before: int, after: int) -> Ids:
+    """Positions that are added are new channels; fewer than none cut some off."""
+    ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
+    return np.concatenate((call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0))))
 
 
 def _given(node: fx.Node | None) -> Sequence[Any]:

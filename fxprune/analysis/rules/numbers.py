@@ -1,4 +1,4 @@
-"""Numbers in a call by which channels are told apart: those that depend on an input freeze them."""
+"""Numbers in a call tell channels apart; those that depend on an input freeze them."""
 
 from __future__ import annotations
 

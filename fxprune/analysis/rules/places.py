@@ -42,24 +42,37 @@ def index_put(call: Call) -> Axes:
     meet position by position; so do tensor and values on other axes.
     """
     x, tables, values = call.args[:3]
-    axes = list(call.axes(x))
-    given = [(place, table) for place, table in enumerate(tables) if table is not None]
+    axes, given = list(call.axes(x)), [(dim, table) for dim, table in enumerate(tables) if table is not None]
     here = _put(call, *given[0], values) if len(given) == 1 else None
+    if here is None and len(given) == 1 and given[0][1].dtype in MASKS and values.numel() == 1:
+        return _masked(call, axes, *given[0])
+    dims: list[int | None] = _picked(call) if here is None else [*range(x.dim())]
     if here is not None:
         axes[given[0][0]] = here
-    elif len(given) == 1 and given[0][1].dtype in MASKS and values.numel() == 1:
-        place, mask = given[0]
-        axes[place : place + mask.dim()] = [meet_axis(call, [(x, place + i), (mask, i)]) for i in range(mask.dim())]
-        return tuple(axes)
-    dims: list[int | None] = _picked(call) if here is None else [*range(x.dim())]
+    _meet_values(call, axes, dims, but=None if here is None else given[0][0])
+    return tuple(axes[dim] if dim in dims else None for dim in range(x.dim()))
+
+
+def _masked(call: Call, axes: list[Ids | None], first: int, mask: torch.Tensor) -> Axes:
+    """A mask picks positions for one number: it meets the tensor position by position."""
+    for dim in range(mask.dim()):
+        axes[first + dim] = meet_axis(call, [(call.args[0], first + dim), (mask, dim)])
+    return tuple(axes)
+
+
+def _meet_values(call: Call, axes: list[Ids | None], dims: list[int | None], *, but: int | None) -> None:
+    """Values meet a tensor on its axes ``dims``, counted from behind; on new axes they freeze.
+
+    ``but``: an axis that they have met.
+    """
+    x, _, values = call.args[:3]
     for behind, dim in enumerate(reversed(dims), 1):
-        if values.dim() < behind or values.shape[-behind] == 1 or (here is not None and dim == given[0][0]):
+        if values.dim() < behind or values.shape[-behind] == 1 or (but is not None and dim == but):
             continue
         if dim is None:
             call.freeze(_PICKS, call.axes(values)[-behind])
         else:
             axes[dim] = meet_axis(call, [(x, dim), (values, values.dim() - behind)])
-    return tuple(axes[dim] if dim in dims else None for dim in range(x.dim()))
 
 
 def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -48,30 +48,36 @@ def viewed(call: Call, _: Rule) -> list[Axes]:
 )  # fmt: skip
 def view(call: Call) -> Axes:
     """A view has the same elements in the same order with other sizes."""
-    x, out = call.args[0], call.out
+    x, out, on_x = call.args[0], call.out, call.axes(call.args[0])
     if x.numel() == 0:
-        call.freeze("view of an empty tensor", *call.axes(x))
+        call.freeze("view of an empty tensor", *on_x)
         return unlabelled(out)
-    axes: list[Ids | None] = [None] * out.dim()
-    on_x, fixed, stated = call.axes(x), call.fixed(x), call.sizes_stated()
-    runs = view_factors(x.shape, out.shape)
+    before = [Part(*each) for each in zip(x.shape, on_x, call.fixed(x), strict=True)]
+    runs, axes = view_factors(x.shape, out.shape), dict[int, Ids | None].fromkeys(range(out.dim()))
     for (left, right), ones in zip(runs, ones_beside(x.shape, out.shape, runs), strict=True):
-        wide_right = [dim for dim in right if out.shape[dim] > 1]
-        parts = [Part(x.shape[dim], on_x[dim], fixed[dim]) for dim in left if x.shape[dim] > 1]
-        sizes = [out.shape[dim] for dim in wide_right]
-        # [n, c k] -> [n c, k] splits c k before it merges n and c.
-        for middle in _cut([part.size for part in parts], sizes):
-            parts = _through(call, parts, middle)
-        # An axis that has length 1 here, but may have more, merges with the channels, too, where they leave it room.
-        room = len(wide_right) != 1 or not stated[wide_right[0]]
-        beside = room and any(x.shape[dim] == 1 and not fixed[dim] for dim in (*left, *ones))
-        for dim, part in zip(wide_right, _through(call, parts, sizes), strict=True):
-            axes[dim] = call.channels.copies(part.ids, beside=True) if beside and part.ids is not None else part.ids
+        axes.update(_run(call, before, left, right, ones))
     _note_lengths(call, on_x, axes)
-    return tuple(axes)
+    return tuple(axes.values())
 
 
-def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
+def _run(
+    call: Call, before: list[Part], left: tuple[int, ...], right: tuple[int, ...], ones: tuple[int, ...]
+) -> Iterator[tuple[int, Ids | None]]:
+    """Yield the ids on the new axes ``right`` to which the axes ``left`` are viewed."""
+    out = call.out.shape
+    wide_right = [dim for dim in right if out[dim] > 1]
+    parts, sizes = [before[dim] for dim in left if before[dim].size > 1], [out[dim] for dim in wide_right]
+    # [n, c k] -> [n c, k] splits c k before it merges n and c.
+    for middle in _cut([part.size for part in parts], sizes):
+        parts = _through(call, parts, middle)
+    # An axis that has length 1 here, but may have more, merges with the channels, too, where they leave it room.
+    room = len(wide_right) != 1 or not call.sizes_stated()[wide_right[0]]
+    beside = room and any(before[dim].size == 1 and not before[dim].fixed for dim in (*left, *ones))
+    for dim, part in zip(wide_right, _through(call, parts, sizes), strict=True):
+        yield dim, call.channels.copies(part.ids, beside=True) if beside and part.ids is not None else part.ids
+
+
+def _note_lengths(call: Call, on_x: Axes, axes: Mapping[int, Ids | None]) -> None:
     """Note axes of channels whose lengths a view asks for by numbers that agree by chance.
 
     ``[b, c, h, w] -> [b, h w, c]`` without a permutation keeps channels on axis 1 if there are as many as positions.
