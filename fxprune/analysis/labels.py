@@ -30,8 +30,8 @@ class Label:
         from_parameters: it depends on parameters only, so its axes may be tokens or kernels, which carry no channels.
         constant: it depends on buffers only: numbers that no training moves.
         table: it is a buffer of several axes, which has channels only where it is added to some, or filters each.
-        uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniform`), or None; empty: none do.
-        factors: per axis, the factors of its length (:mod:`fxprune.analysis.lengths.fixed`); empty: all may change.
+        uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniformity`), or None; empty: none.
+        factors: per axis, the factors of its length (:mod:`fxprune.analysis.lengths.factors`); empty: all may change.
     """
 
     axes: Axes

@@ -20,7 +20,7 @@ from .operation import unlabelled
 from .origins import CONSTANT_TABLE
 from .rules.pointwise import pointwise
 from .rules.registry import Entry, entry_of
-from .rules.uniform import met
+from .rules.uniformity import met
 from .state import AnalysisState
 
 

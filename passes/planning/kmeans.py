@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from .pairwise import Labels, Points, balanced_clusters, gram_of, one_thread, pairwise_clusters
+from .gram_clusters import Labels, Points, balanced_clusters, gram_of, one_thread, pairwise_clusters
 
 # Points x clusters x features up to which ten draws cost less than a second.
 _DRAWN = 10_000_000

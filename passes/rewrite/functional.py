@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from .positions import length_in
+from .position_guards import length_in
 from .site import Site
 
 

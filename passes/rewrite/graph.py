@@ -37,8 +37,8 @@ from fxprune.pytorch.rewritable import (
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES
-from .places import put_back
-from .positions import guard_flat
+from .indexing import put_back
+from .position_guards import guard_flat
 from .site import EXAMPLE, WIDE, Site, product
 from .sizes import guard_number
 from .sums import scaled_input

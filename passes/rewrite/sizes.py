@@ -18,10 +18,10 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .parts import guard_parts, read_from_behind
-from .places import picked
-from .positions import guard_flat, guard_positions, guard_run, is_open, length_in
+from .indexing import picked
+from .position_guards import guard_flat, guard_positions, guard_run, is_open, length_in
 from .site import Site, standing_for
+from .split_guards import guard_parts, read_from_behind
 
 
 def resized(site: Site) -> fx.Node | None:

@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 
 from fxprune.analysis import rule_mode
-from fxprune.analysis.lengths.fixed import factors_behind
+from fxprune.analysis.lengths.factors import factors_behind
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.modules import MetaMode, to_meta

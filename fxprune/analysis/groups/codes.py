@@ -17,7 +17,7 @@ from fxprune.pytorch.torch_private import pytree
 from ..channels import Channels, Ids, values_in
 from ..labels import Label
 from ..marks import NodeNotes
-from .frozen import ParameterAxis
+from .reasons import ParameterAxis
 
 
 class _Use(NamedTuple):

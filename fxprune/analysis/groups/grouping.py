@@ -21,7 +21,7 @@ from ..computed_weights import CapturedGraph
 from ..marks import Event, Fork
 from ..state import AnalysisState
 from .codes import Coding, owners
-from .frozen import FrozenReasons, ParameterAxis
+from .reasons import FrozenReasons, ParameterAxis
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from fxprune.pytorch.rewritable import PADS, PUTS, VIEWS, canonical_call, positi
 from ..channels import Channels, Ids
 from ..labels import Label, Labels, tensors_in
 from ..marks import Marks
-from .fixed import factors_of, is_fixed
+from .factors import factors_of, is_fixed
 
 
 class LayerInputs:

@@ -10,7 +10,7 @@ from ..call import Call, Rule
 from ..channels import Axes, Ids
 from .pointwise import meet_axis
 from .registry import rule
-from .uniform import met_axis, needs_size
+from .uniformity import met_axis, needs_size
 
 
 def joined(call: Call, _: Rule) -> list[Axes]:

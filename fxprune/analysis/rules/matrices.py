@@ -10,7 +10,7 @@ from ..labels import tensors_in
 from ..operation import unlabelled
 from .pointwise import meet_axis
 from .registry import rule
-from .uniform import moved
+from .uniformity import moved
 
 _AS_SPACE = "an axis with channels is treated as space"
 

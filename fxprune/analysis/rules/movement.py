@@ -19,7 +19,7 @@ from ..lengths import bounds_at
 from ..operation import unlabelled
 from .numbers import needs_places
 from .registry import rule
-from .uniform import expanded, moved
+from .uniformity import expanded, moved
 
 
 @rule(

@@ -11,7 +11,7 @@ from ..channels import Axes, Ids
 from ..labels import tensors_in
 from ..operation import unlabelled
 from .registry import rule
-from .uniform import filled, met, moved
+from .uniformity import filled, met, moved
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (

@@ -16,7 +16,7 @@ from ..channels import Axes, Ids
 from ..labels import Label
 from .pointwise import paired
 from .registry import rule
-from .uniform import met_axis
+from .uniformity import met_axis
 
 _IN_GROUPS = "rows or columns that offsets divide into groups"
 

@@ -16,7 +16,7 @@ from ..channels import Axes, Ids
 from ..operation import unlabelled
 from .numbers import needs_number
 from .registry import rule
-from .uniform import repeated
+from .uniformity import repeated
 
 
 class Part(NamedTuple):

@@ -45,7 +45,7 @@ def deformed(call: Call) -> Axes:
 
 
 def _read(call: Call, x: Ids | None, label: Label) -> None:
-    """Columns read channels; each group of offsets has the same ones, and those in groups freeze."""
+    """Columns read channels; each group of offsets has the same ones; groups of weights freeze."""
     (groups, of_offsets), (rows, columns) = call.args[11:13], label.axes[:2]
     if groups > 1:
         call.freeze("a deformed convolution in groups", x, rows, columns)

@@ -16,7 +16,7 @@ from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch.rewritable import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
 from fxprune.pytorch.view_factors import view_factors
 
-from .positions import axes_before, guard_inputs, is_constant, is_open, is_read, length_in
+from .position_guards import axes_before, guard_inputs, is_constant, is_open, is_read, length_in
 from .site import WIDE, Site, product
 
 _IN_ORDER = frozenset({
