@@ -1,4 +1,4 @@
-"""What a rule says of one operation: the methods by which it unifies and marks channels."""
+"""A rule answers by the methods of a call, which unify and mark channels."""
 
 from __future__ import annotations
 

@@ -44,12 +44,12 @@ class Label:
 
     @functools.cached_property
     def has_channels(self) -> bool:
-        """Whether an axis carries channels."""
+        """Tell whether an axis carries channels."""
         return any(ids is not None for ids in self.axes)
 
     @functools.cached_property
     def waits(self) -> bool:
-        """Whether the ids of an axis wait for channels."""
+        """Tell whether the ids of an axis wait for channels."""
         return any(ids is not None for ids in self.uniform)
 
     def waiting(self, dim: int) -> Ids | None:
@@ -176,6 +176,11 @@ def _behind(view: fx.Node, alike: Set[fx.Node]) -> set[fx.Node]:
             found.add(node)
             waiting += node.users
     return found
+
+
+def is_labelled(value: Any) -> bool:
+    """Tell whether a value is what the analysis keeps of a tensor: (sizes, label)."""
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label)
 
 
 def tensors_in(values: Any) -> list[torch.Tensor]:

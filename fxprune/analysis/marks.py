@@ -46,6 +46,10 @@ class Marks:
         """Freeze channels: they may not merge."""
         self.frozen += [Event(ids, why, self.node) for ids in axes if ids is not None and len(ids)]
 
+    def make_sized(self, why: str, *axes: Ids | None) -> None:
+        """Note axes that the running call makes in a size that depends on widths."""
+        self.sized += [Event(ids, why, self.node) for ids in axes if ids is not None]
+
 
 @dataclass(frozen=True, eq=False)
 class Fork:

@@ -1,4 +1,4 @@
-"""What a rule reads of one ATen operation: arguments, results, and the ids on their axes."""
+"""A rule reads arguments and results of one ATen operation, and the ids on their axes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Operation:
 
     @property
     def inside_layer(self) -> bool:
-        """Whether the operation is in a layer with shape attributes, which the rewrite adapts."""
+        """Tell whether the operation is in a layer with shape attributes, which the rewrite adapts."""
         return bool(self.state.layers.inside)
 
     def is_given(self, ids: Ids | None) -> bool:
@@ -102,12 +102,12 @@ class Operation:
 
     @property
     def states_sizes(self) -> bool:
-        """Whether the graph states all sizes of the call."""
+        """Tell whether the graph states all sizes of the call."""
         return self.node is None or not computes_sizes(self.node)
 
     @property
     def hangs(self) -> bool:
-        """Whether a number in the call may depend on an input."""
+        """Tell whether a number in the call may depend on an input."""
         return not self.states_sizes or self.state.lengths.has_open_number(self.node)
 
     def sizes_stated(self) -> list[bool]:
@@ -118,7 +118,7 @@ class Operation:
 
     @property
     def determines_sizes(self) -> bool:
-        """Whether the call alone determines the sizes that it asks for, whatever its input is."""
+        """Tell whether the call alone determines the sizes that it asks for, at any input."""
         return not self.hangs and not self._keeps_some()
 
     def _keeps_some(self) -> bool:

@@ -18,9 +18,7 @@ from .labels import Label, tensors_in
 from .lengths import factors_behind
 from .operation import unlabelled
 from .origins import CONSTANT_TABLE
-from .rules.pointwise import pointwise
-from .rules.registry import Entry, entry_of
-from .rules.uniformity import met
+from .rules import POINTWISE, Entry, entry_of
 from .state import AnalysisState
 
 
@@ -37,7 +35,7 @@ class RuleMode(MetaMode):
         """Label the results of an operation by its rule; freeze what it cannot label."""
         every, writes = _schema(func)
         arguments = (*args, *[kwargs.get(name, default) for name, default in every[len(args) :]])
-        entry = entry_of(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
+        entry = entry_of(func) or (POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
             entry = _UNKNOWN
         call = Call(self.state, func, arguments, out, layout, entry.factor_at)
@@ -87,7 +85,7 @@ class RuleMode(MetaMode):
             self.state.notes.computed_weight_users.add(call.node.name)
         answer = _checked(call, entry)
         uniform = _uniform(call, entry, every) if waiting or entry.creates_channels else [()] * len(answer)
-        lengths = factors_behind(call, every, answer, pointwise=entry.uniform is met)
+        lengths = factors_behind(call, every, answer, pointwise=entry.uniform is POINTWISE.uniform)
         for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
             label = Label(axes, is_parameter, from_parameters, constant, table, waits, factors)
             self.state.labels.attach(tensor, label)
@@ -157,7 +155,7 @@ _TAKES = {
     "_to_copy", "alias", "clone", "detach", "expand", "permute", "select", "slice", "squeeze", "t", "transpose",
     "unsqueeze",
 }  # fmt: skip
-_POINTWISE, _UNKNOWN = Entry(pointwise, uniform=met), Entry(_freeze_all)
+_UNKNOWN = Entry(_freeze_all)
 
 
 def _is_all(tensor: torch.Tensor) -> bool:

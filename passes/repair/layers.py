@@ -29,7 +29,7 @@ _SAMPLES, _PER_FEATURE, _PER_FEW_FEATURES = 16384, 8, 256
 
 @dataclass(frozen=True)
 class Repair:
-    """What became of one layer.
+    """The record of the fit of one layer.
 
     Attributes:
         layer: name of its weight.

@@ -64,7 +64,7 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
     if operand not in seen or not isinstance(seen[operand], Tensor):
         return None
     rows = seen[operand].unique()
-    for reader in _readers(module, seen):
+    for reader in _readers(seen):
         given = pytree.tree_leaves((reader.args, reader.kwargs))
         others = [arg for arg in given if isinstance(arg, fx.Node) and arg in seen]
         if reader is product:  # what it takes twice, as keys and values, is another operand, too
@@ -245,7 +245,7 @@ def _follow(
     return seen
 
 
-def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
+def _readers(seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
     """List the calls that do more with the channels than move them or read sizes."""
     readers = {user for node in seen for user in node.users if user not in seen}
     return [node for node in readers if not _asks(node)]

@@ -15,7 +15,7 @@ from fxprune.node_facts import Codes, NodeFacts, Shape, Work
 from fxprune.pytorch.torch_private import pytree
 
 from ..channels import Channels, Ids, values_in
-from ..labels import Label
+from ..labels import Label, is_labelled
 from ..marks import NodeNotes
 from .reasons import ParameterAxis
 
@@ -83,9 +83,11 @@ class Coding:
 
     def shapes(self, value: Any) -> Any:
         """Replace each (sizes, label) in a nest by a Shape of codes."""
-        if _is_pair(value):
+        if is_labelled(value):
             return self._shape(value)
-        return pytree.tree_map(lambda leaf: self._shape(leaf) if _is_pair(leaf) else leaf, value, is_leaf=_is_pair)
+        return pytree.tree_map(
+            lambda leaf: self._shape(leaf) if is_labelled(leaf) else leaf, value, is_leaf=is_labelled
+        )
 
     def facts(self, values: Mapping[str, Any], notes: NodeNotes) -> dict[str, NodeFacts]:
         """Collect the facts about each node."""
@@ -154,7 +156,3 @@ def _free_name(name: str, taken: Mapping[str, Group]) -> str:
     if name not in taken:
         return name
     return next(other for n in range(2, len(taken) + 2) if (other := f"{name}#{n}") not in taken)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label)

@@ -1,4 +1,4 @@
-"""Which axes beside the channels have one length for all inputs: heads, groups, kernels.
+"""Some axes beside the channels have one length for all inputs: heads, groups, kernels.
 
 Lengths of other axes, as of batch and space, change with the input. A view may merge both kinds, so that the length of
 an axis has *factors*, the outermost first; a negative one stands for a length that may change.

@@ -1,4 +1,4 @@
-"""What depends on lengths of axes: widths of layers, and numbers that inputs change.
+"""Widths of layers and numbers in calls depend on lengths of axes, which inputs may change.
 
 A layer whose attributes state its width has the same width in all its calls.
 """
@@ -74,7 +74,7 @@ class LayerInputs:
 
 
 class InputLengths:
-    """Which nodes depend on lengths of axes without channels, or on given numbers.
+    """The nodes that depend on lengths of axes without channels, or on given numbers.
 
     Attributes:
         by_values: calls that pick a place by a number which is computed in a tensor.

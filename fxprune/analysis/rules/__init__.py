@@ -1,4 +1,7 @@
-"""One table of channel rules, with one family of operators per file."""
+"""One table of channel rules, with one family of operators per file.
+
+It sees ``call`` and what a call speaks of: ``channels``, ``labels``, ``lengths`` and ``operation``.
+"""
 
 from . import (
     convolution,
@@ -15,4 +18,5 @@ from . import (
     view,
     vision,
 )
-from .registry import RULES, rule
+from .pointwise import POINTWISE
+from .registry import RULES, Entry, entry_of, rule

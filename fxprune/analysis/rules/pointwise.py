@@ -10,7 +10,7 @@ from ..call import Call, Rule
 from ..channels import Axes, Ids
 from ..labels import tensors_in
 from ..operation import unlabelled
-from .registry import rule
+from .registry import Entry, rule
 from .uniformity import filled, met, moved
 
 # Pointwise operators that PyTorch does not tag as such.
@@ -34,6 +34,10 @@ def pointwise(call: Call) -> list[Axes]:
     """
     axes = meet(call, tensors_in(call.args), call.outs[0].shape)
     return [axes if out.dim() == len(axes) else unlabelled(out) for out in call.outs]
+
+
+# The entry of an operator that PyTorch tags as pointwise.
+POINTWISE = Entry(pointwise, uniform=met)
 
 
 def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:

@@ -15,7 +15,6 @@ import torch
 from ..call import Call, Rule, inside_call
 from ..channels import Axes, Ids
 from ..labels import tensors_in
-from ..marks import Event
 
 
 def moved(call: Call, rule: Rule) -> list[Axes]:
@@ -87,8 +86,7 @@ def needs_size(call: Call, what: str, *axes: Ids | None) -> None:
     If neither the rewrite can change it nor the call that is kept whole adapts, the ids freeze.
     """
     if not call.state.rewritable:
-        why = inside_call(what, call.node)
-        call.state.marks.sized += [Event(ids, why, call.node) for ids in axes if ids is not None]
+        call.state.marks.make_sized(inside_call(what, call.node), *axes)
 
 
 def _fresh(call: Call, what: str, which: list[bool]) -> Axes:
