@@ -53,7 +53,7 @@ class Marks:
 
 @dataclass(frozen=True, eq=False)
 class Fork:
-    """A place where channels can be bundled in several ways: within heads or by complete heads."""
+    """A call bundles channels in one of several ways: within heads or by complete heads."""
 
     key: str
     ids: Ids

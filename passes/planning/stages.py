@@ -94,15 +94,15 @@ def stage_plan(
 
 
 def _check_same(name: str, first: Group, now: Group | None, width: int) -> None:
-    if now is None or now.width != width or _places(now) != _places(first):
-        found = "is no group any more" if now is None else f"has {now.width} channels in {len(_places(now))} axes"
+    if now is None or now.width != width or _uses(now) != _uses(first):
+        found = "is no group any more" if now is None else f"has {now.width} channels in {len(_uses(now))} axes"
         raise PlanError(
             f"group `{name}` {found} in the network of the stage before, and should have {width} in "
-            f"{len(_places(first))}: it cannot be narrowed in stages. Leave it out with `freeze`, or take one stage."
+            f"{len(_uses(first))}: it cannot be narrowed in stages. Leave it out with `freeze`, or take one stage."
         )
 
 
-def _places(group: Group) -> set[tuple[str, int, int, bool]]:
+def _uses(group: Group) -> set[tuple[str, int, int, bool]]:
     axes = [*((axis, True) for axis in group.tied), *((axis, False) for axis in group.readers)]
     return {(axis.parameter, axis.dim, axis.positions.shape[1], tied) for axis, tied in axes}
 

@@ -192,8 +192,8 @@ def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] 
 
 def _is_computed(index: Any) -> bool:
     """Tell whether an index, or a bound of a slice, is a node."""
-    parts = (index.start, index.stop, index.step) if isinstance(index, slice) else (index,)
-    return any(isinstance(part, fx.Node) for part in parts)
+    bounds = (index.start, index.stop, index.step) if isinstance(index, slice) else (index,)
+    return any(isinstance(bound, fx.Node) for bound in bounds)
 
 
 def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:

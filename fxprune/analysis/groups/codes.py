@@ -133,7 +133,7 @@ def _uses(
     owner = owners(channels, members)
     uses: dict[int, list[_Use]] = defaultdict(list)
     first: dict[int, tuple[int, int]] = {}
-    for place, axis in enumerate(axes):
+    for at, axis in enumerate(axes):
         channel = channels.channel(axis.ids)
         on = owner[channel]
         for index in values_in(on[on >= 0]):
@@ -141,7 +141,7 @@ def _uses(
             reads = bool(columns[axis.ids[positions[0]]])
             uses[index].append(_Use(axis, positions, channel[positions], reads))
             if not reads:
-                first.setdefault(index, (place, int(positions[0])))
+                first.setdefault(index, (at, int(positions[0])))
     return [(index, uses[index]) for index in sorted(uses, key=first.__getitem__)]
 
 

@@ -115,7 +115,7 @@ def _taken_apart(factors: Factors, sizes: Sequence[int]) -> list[Factors]:
 
 
 def _met(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """Return those of the operands' axes at the same places, counted from behind."""
+    """Return those of the operands' axes at the same positions, counted from behind."""
     found: list[Factors] = []
     operands = list(zip(tensors_in(operation.args), labels, strict=True))
     for behind in range(out.dim(), 0, -1):

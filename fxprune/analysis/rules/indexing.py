@@ -151,8 +151,8 @@ def _picked(call: Call) -> list[int | None]:
         ranks.append(1 if mask else table.dim())
         call.freeze(_PICKS, *(axes[dim] for dim in span), *call.axes(table))
     together = not picked or picked[-1] - picked[0] == len(picked) - 1
-    place = picked[0] if picked and together else 0
-    return [*kept[:place], *[None] * max(ranks), *kept[place:]]
+    first = picked[0] if picked and together else 0
+    return [*kept[:first], *[None] * max(ranks), *kept[first:]]
 
 
 @rule("index_fill", "index_fill_")
@@ -239,7 +239,7 @@ def gather(call: Call) -> Axes:
 
 @rule("linalg_cross")
 def crossed(call: Call) -> Axes:
-    """Along one axis places differ or mix, and channels freeze; on others both operands meet."""
+    """Along one axis positions differ or mix, and channels freeze; on others both operands meet."""
     return _beside(call, call.named("dim"), *call.args[:2])
 
 

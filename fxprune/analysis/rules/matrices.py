@@ -53,7 +53,7 @@ def solved(call: Call) -> list[Axes]:
     if call.name == "_linalg_solve_ex" and own and right.dim() == systems[0].dim() - 1:
         call.freeze("right-hand sides that are vectors at other widths", *lead, call.axes(right)[own[0]])
     solution = [ids if dim in own else None for dim, ids in enumerate(call.axes(right)) if dim >= end]
-    return [(*lead, *solution), *(_beside(call, systems[0], out) for out in call.outs[1:])]
+    return [(*lead, *solution), *(_factors(call, systems[0], out) for out in call.outs[1:])]
 
 
 def _sides(call: Call) -> tuple[torch.Tensor, list[torch.Tensor], list[int]]:
@@ -71,7 +71,7 @@ def _meet_longest(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | Non
     return meet_axis(call, [(x, dim) for x, dim in here if dim >= 0 and x.shape[dim] == max(sizes)])
 
 
-def _beside(call: Call, system: torch.Tensor, out: torch.Tensor) -> Axes:
+def _factors(call: Call, system: torch.Tensor, out: torch.Tensor) -> Axes:
     """Return the axes of what an operator returns of its systems: their factors."""
     lead = call.axes(system)[: system.dim() - 2]
     if out.dim() > system.dim() or out.shape[: len(lead)] != system.shape[: len(lead)]:

@@ -152,7 +152,7 @@ def unfilled(call: Call, rule: Rule) -> list[Axes]:
 
 @rule("new_empty", creates_channels=True, uniform=unfilled)
 def empty(call: Call) -> Axes:
-    """The result holds no numbers yet; a circular padding writes each channel to its place."""
+    """The result holds no numbers yet; a circular padding writes each channel to its position."""
     x, out = call.args[0], call.out
     if not _pads(call) or x.dim() != out.dim():
         return unlabelled(out)

@@ -148,7 +148,7 @@ def bilinear(call: Call) -> Axes:
 
 
 @rule("_grouped_mm", "transformers::grouped_mm_fallback", reads_weights=(0, 1))
-def grouped(call: Call) -> Axes:
+def grouped_product(call: Call) -> Axes:
     """Group by group, ``[s, q] @ [g, q, r]``, ``[g, p, q] @ [q, s]`` or ``[p, s] @ [s, r]``.
 
     Offsets say which of the ``s`` belong to which of ``g`` groups: these two axes carry no channels.

@@ -27,5 +27,5 @@ def embedding_bag(call: Call) -> list[Axes]:
         "rows of a table that an index picks", rows, *(call.axes(call.args[6]) if call.arg(6) is not None else ())
     )
     call.tie(columns)
-    # The place of a maximum is the fourth result, for the backward pass only.
+    # The index of a maximum is the fourth result, for the backward pass only.
     return [(None, columns), *map(unlabelled, call.outs[1:])]

@@ -19,7 +19,7 @@ from .registry import rule
 from .uniformity import repeated
 
 
-class Part(NamedTuple):
+class ViewedAxis(NamedTuple):
     """An axis that is viewed: its ids, and whether all inputs have it as long as here."""
 
     size: int
@@ -33,12 +33,12 @@ def viewed(call: Call, _: Rule) -> list[Axes]:
     axes: list[Ids | None] = [None] * out.dim()
     fixed = call.fixed(x)
     for left, right in view_factors(x.shape, out.shape) if x.numel() else ():
-        before = [Part(x.shape[dim], label.waiting(dim), fixed[dim]) for dim in left if x.shape[dim] > 1]
+        before = [ViewedAxis(x.shape[dim], label.waiting(dim), fixed[dim]) for dim in left if x.shape[dim] > 1]
         after = [dim for dim in right if out.shape[dim] > 1]
         if len(after) == 1 and all(label.axes[dim] is None for dim in left):
             axes[after[0]] = merged(call, before)[0]
         else:
-            call.freeze("an expanded axis is viewed otherwise", *(part.ids for part in before))
+            call.freeze("an expanded axis is viewed otherwise", *(axis.ids for axis in before))
     return [tuple(axes)]
 
 
@@ -52,7 +52,7 @@ def view(call: Call) -> Axes:
     if x.numel() == 0:
         call.freeze("view of an empty tensor", *on_x)
         return unlabelled(out)
-    before = [Part(*each) for each in zip(x.shape, on_x, call.fixed(x), strict=True)]
+    before = [ViewedAxis(*each) for each in zip(x.shape, on_x, call.fixed(x), strict=True)]
     runs, axes = view_factors(x.shape, out.shape), dict[int, Ids | None].fromkeys(range(out.dim()))
     for (left, right), ones in zip(runs, ones_beside(x.shape, out.shape, runs), strict=True):
         axes.update(_run(call, before, left, right, ones))
@@ -61,20 +61,20 @@ def view(call: Call) -> Axes:
 
 
 def _run(
-    call: Call, before: list[Part], left: tuple[int, ...], right: tuple[int, ...], ones: tuple[int, ...]
+    call: Call, before: list[ViewedAxis], left: tuple[int, ...], right: tuple[int, ...], ones: tuple[int, ...]
 ) -> Iterator[tuple[int, Ids | None]]:
     """Yield the ids on the new axes ``right`` to which the axes ``left`` are viewed."""
     out = call.out.shape
     wide_right = [dim for dim in right if out[dim] > 1]
-    parts, sizes = [before[dim] for dim in left if before[dim].size > 1], [out[dim] for dim in wide_right]
+    given, sizes = [before[dim] for dim in left if before[dim].size > 1], [out[dim] for dim in wide_right]
     # [n, c k] -> [n c, k] splits c k before it merges n and c.
-    for middle in _cut([part.size for part in parts], sizes):
-        parts = _through(call, parts, middle)
+    for middle in _cut([axis.size for axis in given], sizes):
+        given = _through(call, given, middle)
     # An axis that has length 1 here, but may have more, merges with the channels, too, where they leave it room.
     room = len(wide_right) != 1 or not call.sizes_stated()[wide_right[0]]
     beside = room and any(before[dim].size == 1 and not before[dim].fixed for dim in (*left, *ones))
-    for dim, part in zip(wide_right, _through(call, parts, sizes), strict=True):
-        yield dim, call.channels.copies(part.ids, beside=True) if beside and part.ids is not None else part.ids
+    for dim, axis in zip(wide_right, _through(call, given, sizes), strict=True):
+        yield dim, call.channels.copies(axis.ids, beside=True) if beside and axis.ids is not None else axis.ids
 
 
 def _note_lengths(call: Call, on_x: Axes, axes: Mapping[int, Ids | None]) -> None:
@@ -103,18 +103,18 @@ def _note_lengths(call: Call, on_x: Axes, axes: Mapping[int, Ids | None]) -> Non
         call.state.notes.guard_lengths(call.node, [dim for dim in hang if out.shape[dim] > 1])
 
 
-def _through(call: Call, parts: list[Part], sizes: list[int]) -> list[Part]:
+def _through(call: Call, given: list[ViewedAxis], sizes: list[int]) -> list[ViewedAxis]:
     """Return the axes of these sizes to which axes longer than 1 are viewed, run by run."""
-    axes: list[Part] = []
-    for left, right in view_factors([part.size for part in parts], sizes):
+    axes: list[ViewedAxis] = []
+    for left, right in view_factors([axis.size for axis in given], sizes):
         if len(left) == len(right) == 1:
-            axes.append(parts[left[0]])
+            axes.append(given[left[0]])
             continue
-        before = [parts[dim] for dim in left]
+        before = [given[dim] for dim in left]
         ids, inside = merged(call, before)
-        chosen, ids = (0, None) if ids is None else split(call, ids, [sizes[dim] for dim in right], inside)
-        fixed = all(part.fixed for part in before)
-        axes += [Part(sizes[dim], ids if place == chosen else None, fixed) for place, dim in enumerate(right)]
+        chosen, ids = (0, None) if ids is None else parted(call, ids, [sizes[dim] for dim in right], inside)
+        fixed = all(axis.fixed for axis in before)
+        axes += [ViewedAxis(sizes[dim], ids if at == chosen else None, fixed) for at, dim in enumerate(right)]
     return axes
 
 
@@ -127,30 +127,30 @@ def _cut(*sides: list[int]) -> Iterator[list[int]]:
         yield [outer // inner for outer, inner in itertools.pairwise(sorted(own | cuts, reverse=True))]
 
 
-def merged(call: Call, parts: list[Part]) -> tuple[Ids | None, tuple[int, int]]:
+def merged(call: Call, given: list[ViewedAxis]) -> tuple[Ids | None, tuple[int, int]]:
     """Return the ids of axes merged into one, and the strides (from, to) of the channels in it.
 
     Each channel occurs once per position of the other axes, every time with a new value.
     """
-    carriers = [i for i, part in enumerate(parts) if part.ids is not None]
+    carriers = [i for i, axis in enumerate(given) if axis.ids is not None]
     if not carriers:
         return None, (0, 0)
     # Only one axis with channels can become narrower: the longest stays, the others freeze.
-    chosen = max(carriers, key=lambda i: parts[i].size)
-    call.freeze("merged with another axis of channels", *(parts[i].ids for i in carriers if i != chosen))
-    ids = parts[chosen].ids
+    chosen = max(carriers, key=lambda i: given[i].size)
+    call.freeze("merged with another axis of channels", *(given[i].ids for i in carriers if i != chosen))
+    ids = given[chosen].ids
     assert ids is not None
-    sizes = [part.size for part in parts]
+    sizes = [axis.size for axis in given]
     stride = math.prod(sizes[chosen + 1 :])
-    if len(parts) == 1:
+    if len(given) == 1:
         return ids, (1, len(ids))
     shape = [size if i == chosen else 1 for i, size in enumerate(sizes)]
     every = np.broadcast_to(ids.reshape(shape), sizes).ravel()
-    beside = not all(part.fixed for i, part in enumerate(parts) if i != chosen)
+    beside = not all(axis.fixed for i, axis in enumerate(given) if i != chosen)
     return call.channels.copies(every, beside=beside), (stride, stride * len(ids))
 
 
-def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
+def parted(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
     """Choose the new axis that carries the channels; return its index and its ids.
 
     If channels already repeat along a new axis (an earlier merge is undone), it is this one. Otherwise it is the

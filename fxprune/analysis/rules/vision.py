@@ -1,4 +1,4 @@
-"""Rules for operators that sample images at places, most of them torchvision's."""
+"""Rules for operators that sample images at points, most of them torchvision's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def warped(call: Call) -> Axes:
 
 @rule("torchvision::deform_conv2d", reads_weights=(1,))
 def deformed(call: Call) -> Axes:
-    """Convolution at places that offsets choose: columns read; offsets serve many channels."""
+    """Convolution at points that offsets choose: columns read; offsets serve many channels."""
     x, weight, offset, mask, bias = call.args[:5]
     label, on_x = call.label(weight), call.axes(x)
     call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:])
