@@ -14,7 +14,6 @@ from . import (
     pooling,
     products,
     reduction,
-    tables,
     view,
     vision,
 )

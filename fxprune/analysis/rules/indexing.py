@@ -1,4 +1,7 @@
-"""Rules for values that are picked from places, or put at places, which an index names."""
+"""Rules for values that are picked from places, or put at places, which an index names.
+
+So are the rows of a table of embeddings, whose columns are channels.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from fxprune.pytorch.rewritable import INTERLEAVED, canonical_call
 
 from ..call import Call
 from ..channels import Axes, Ids
-from ..labels import tensors_in
+from ..operation import unlabelled
 from .numbers import needs_places
 from .pointwise import NO_CHANNELS, meet_axis, paired
 from .registry import rule
@@ -243,17 +246,6 @@ def crossed(call: Call) -> Axes:
     return _beside(call, call.named("dim"), *call.args[:2])
 
 
-@rule("bucketize.Tensor", "isin.Tensor_Tensor", "searchsorted.Tensor")
-def looked_up(call: Call) -> Axes:
-    """Each number is looked up by itself in a table, whose axes are no channels."""
-    first, second, *more = call.args
-    x, table = (first, second) if call.name != "searchsorted" else (second, first)
-    others = (ids for other in (table, *tensors_in(more)) for ids in call.axes(other))
-    by_place = call.named("assume_unique") or (call.name == "searchsorted" and table.dim() > 1)
-    call.freeze("numbers of a table", *others, *(call.axes(x) if by_place else ()))
-    return call.axes(x)
-
-
 @rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")
 def scatter(call: Call) -> Axes:
     """Indices put along one axis; on others each channel has its own, or all have the same."""
@@ -277,3 +269,26 @@ def _beside(call: Call, dim: int, *operands: torch.Tensor, on_dim: Ids | None = 
             call.freeze(_PICKS, *(call.axes(each)[other] for each, _ in here))
             axes.append(None)
     return tuple(axes)
+
+
+@rule("embedding", reads_weights=())
+def embedding(call: Call) -> Axes:
+    """Rows of a table, one for each index: channels of indices stay, the columns come last."""
+    table, index = call.args[0], call.args[1]
+    rows, columns = call.axes(table)
+    call.freeze("rows of a table that an index picks", rows)
+    call.tie(columns)
+    return (*call.axes(index), columns)
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only", reads_weights=())
+def embedding_bag(call: Call) -> list[Axes]:
+    """Sum, mean or maximum of rows of a table: its columns are the result's channels."""
+    rows, columns = call.axes(call.args[0])
+    call.freeze("channels that pick the rows of a bag", *(ids for x in call.args[1:3] for ids in call.axes(x)))
+    call.freeze(
+        "rows of a table that an index picks", rows, *(call.axes(call.args[6]) if call.arg(6) is not None else ())
+    )
+    call.tie(columns)
+    # The index of a maximum is the fourth result, for the backward pass only.
+    return [(None, columns), *map(unlabelled, call.outs[1:])]

@@ -101,6 +101,17 @@ def prelu(call: Call) -> Axes:
     return tuple(axes)
 
 
+@rule("bucketize.Tensor", "isin.Tensor_Tensor", "searchsorted.Tensor")
+def looked_up(call: Call) -> Axes:
+    """Each number is looked up by itself in a table, whose axes are no channels."""
+    first, second, *more = call.args
+    x, table = (first, second) if call.name != "searchsorted" else (second, first)
+    others = (ids for other in (table, *tensors_in(more)) for ids in call.axes(other))
+    by_place = call.named("assume_unique") or (call.name == "searchsorted" and table.dim() > 1)
+    call.freeze("numbers of a table", *others, *(call.axes(x) if by_place else ()))
+    return call.axes(x)
+
+
 @rule("zeros_like", "ones_like", "full_like", "fill", "fill_", "zero", "zero_", uniform=moved)
 def constant(call: Call) -> Axes:
     """The result has the operand's sizes and one number everywhere."""
