@@ -13,7 +13,7 @@ from torch import fx
 
 from fxprune.pytorch import rewritable as surface
 
-from .functional import convolved, convolved_back, grouped, normalised
+from .functional_layers import convolved, convolved_back, grouped, normalised
 from .indexing import picked, put, sliced
 from .site import Site
 from .sizes import created, interleaved, joined, like_another, padded, pieces, repeated, resized, squeezed
