@@ -62,12 +62,12 @@ def _before(unit: Unit, wanted: Mapping[str, int], after: Mapping[str, int]) -> 
     """Return the choice nearest to the wanted widths from which ``after`` can be reached."""
     names = [group.name for group in unit.groups]
     end = np.array([after[name] for name in names])
-    rows = unit.widths[(unit.widths >= end).all(axis=1)]
+    choices = unit.widths[(unit.widths >= end).all(axis=1)]
     if unit.groups[0].balanced:
-        rows = rows[(rows % end == 0).all(axis=1)]
-    if not len(rows):
+        choices = choices[(choices % end == 0).all(axis=1)]
+    if not len(choices):
         return dict(zip(names, map(int, end), strict=True))
-    nearest = rows[int(np.abs(np.log(rows[:, 0] / wanted[names[0]])).argmin())]
+    nearest = choices[int(np.abs(np.log(choices[:, 0] / wanted[names[0]])).argmin())]
     return dict(zip(names, map(int, nearest), strict=True))
 
 
