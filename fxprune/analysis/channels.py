@@ -100,8 +100,8 @@ class Channels:
         alone = not beside and self.alone(ids)
         fresh = self.apart(ids)
         if not alone:
-            for ends, place in zip(self._beside, (0, -1), strict=True):
-                ends.append(int(fresh[place]))
+            for ends, end in zip(self._beside, (0, -1), strict=True):
+                ends.append(int(fresh[end]))
         return fresh
 
     def apart(self, ids: Ids) -> Ids:

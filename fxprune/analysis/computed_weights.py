@@ -26,7 +26,7 @@ from fxprune.pytorch.modules import MetaMode, clone_sharing, to_meta
 from fxprune.pytorch.rewritable import VIEWS, canonical_call, reads_sizes
 from fxprune.pytorch.torch_private import pytree, tracer_class
 
-from .labels import Label
+from .labels import is_labelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def _erase_size_readers(module: fx.GraphModule, known: set[fx.Node], values: Map
     """Erase guards of the sizes of stored tensors, which hold at any input, and unused sizes."""
     sizes: set[fx.Node] = set()
     for node in module.graph.nodes:
-        is_number = node in known and node.op != "get_attr" and not _is_tensor(values[node.name])
+        is_number = node in known and node.op != "get_attr" and not is_labelled(values[node.name])
         if is_number and (reads_sizes(node) or sizes >= set(node.all_input_nodes)):
             sizes.add(node)
     for node in reversed(module.graph.nodes):
@@ -120,18 +120,14 @@ def _behind_views(node: fx.Node, values: Mapping[str, Any]) -> Iterator[fx.Node]
     """Yield a node and the tensors that it is a view of, as of ``f(w).reshape(c, c, 1, 1)``."""
     while True:
         yield node
-        tensors = [given for given in node.all_input_nodes if _is_tensor(values.get(given.name))]
+        tensors = [given for given in node.all_input_nodes if is_labelled(values.get(given.name))]
         if len(tensors) != 1 or canonical_call(node.target) not in VIEWS:
             return
         (node,) = tensors
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label)
-
-
 def _is_computed(value: Any) -> bool:
-    return _is_tensor(value) and not value[1].is_parameter
+    return is_labelled(value) and not value[1].is_parameter
 
 
 def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]) -> str | None:
@@ -182,7 +178,7 @@ def _store_one(
 
 def _has_form(value: Any, weight: Any) -> bool:
     """Tell whether a tensor has the sizes of a weight, and channels of it on the same axes."""
-    if not _is_tensor(value) or value[0] != weight[0]:
+    if not is_labelled(value) or value[0] != weight[0]:
         return False
     pairs = itertools.product(enumerate(value[1].axes), enumerate(weight[1].axes))
     shared = {(i, j) for (i, a), (j, b) in pairs if a is not None and b is not None and np.isin(a, b).any()}
@@ -236,13 +232,15 @@ def _draws(function: fx.GraphModule) -> bool:
 
 def _operators(function: fx.GraphModule, training: bool = False) -> list[tuple[Any, list[Any]]]:
     """List the operators of a function in one mode, with their numbers."""
-    mode = _Operators()
+    mode = _OperatorCalls()
     with torch.no_grad(), mode:
         to_meta(function).train(training)()
     return mode.found
 
 
-class _Operators(MetaMode):
+class _OperatorCalls(MetaMode):
+    """A mode that notes operators and their numbers."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[tuple[Any, list[Any]]] = []

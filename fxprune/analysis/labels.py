@@ -30,8 +30,8 @@ class Label:
         from_parameters: it depends on parameters only, so its axes may be tokens or kernels, which carry no channels.
         constant: it depends on buffers only: numbers that no training moves.
         table: it is a buffer of several axes, which has channels only where it is added to some, or filters each.
-        uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniform`), or None; empty: none do.
-        factors: per axis, the factors of its length (:mod:`fxprune.analysis.lengths.fixed`); empty: all may change.
+        uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniformity`), or None; empty: none.
+        factors: per axis, the factors of its length (:mod:`fxprune.analysis.lengths.factors`); empty: all may change.
     """
 
     axes: Axes
@@ -44,12 +44,12 @@ class Label:
 
     @functools.cached_property
     def has_channels(self) -> bool:
-        """Whether an axis carries channels."""
+        """Tell whether an axis carries channels."""
         return any(ids is not None for ids in self.axes)
 
     @functools.cached_property
     def waits(self) -> bool:
-        """Whether the ids of an axis wait for channels."""
+        """Tell whether the ids of an axis wait for channels."""
         return any(ids is not None for ids in self.uniform)
 
     def waiting(self, dim: int) -> Ids | None:
@@ -87,6 +87,11 @@ class Labels:
     def awaken(self, ids: Ids) -> None:
         """Record that ids which waited stand for channels now."""
         self.vectors[id(ids)] = self.carried[id(ids)] = ids
+
+    def keep_apart(self, ids: Ids) -> Ids:
+        """Let ids on a part of an axis merge among themselves only."""
+        self.vectors[id(ids)] = ids
+        return ids
 
     def is_awake(self, ids: Ids) -> bool:
         """Tell whether ids that waited stand for channels now."""
@@ -171,6 +176,11 @@ def _behind(view: fx.Node, alike: Set[fx.Node]) -> set[fx.Node]:
             found.add(node)
             waiting += node.users
     return found
+
+
+def is_labelled(value: Any) -> bool:
+    """Tell whether a value is what the analysis keeps of a tensor: (sizes, label)."""
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label)
 
 
 def tensors_in(values: Any) -> list[torch.Tensor]:

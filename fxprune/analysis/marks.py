@@ -46,10 +46,14 @@ class Marks:
         """Freeze channels: they may not merge."""
         self.frozen += [Event(ids, why, self.node) for ids in axes if ids is not None and len(ids)]
 
+    def make_sized(self, why: str, *axes: Ids | None) -> None:
+        """Note axes that the running call makes in a size that depends on widths."""
+        self.sized += [Event(ids, why, self.node) for ids in axes if ids is not None]
+
 
 @dataclass(frozen=True, eq=False)
 class Fork:
-    """A place where channels can be bundled in several ways: within heads or by complete heads."""
+    """A call bundles channels in one of several ways: within heads or by complete heads."""
 
     key: str
     ids: Ids
@@ -104,3 +108,13 @@ class NodeNotes:
     squeezed: dict[str, list[int]] = field(default_factory=dict)
     masks: set[str] = field(default_factory=set)
     put_back: dict[str, str] = field(default_factory=dict)
+
+    def count_macs(self, node: fx.Node | None, macs: int, *axes: Ids | None) -> None:
+        """Count multiply-accumulates, which scale with each axis; the last is what they make."""
+        if node is not None:
+            self.macs.setdefault(node.name, []).append((macs, [ids for ids in axes if ids is not None]))
+
+    def guard_lengths(self, node: fx.Node | None, dims: list[int]) -> None:
+        """Note axes of a result that hold channels only where they are as long as here."""
+        if dims and node is not None:
+            self.guarded.setdefault(node.name, []).extend(dims)

@@ -1,4 +1,4 @@
-"""What a rule reads of one ATen operation: arguments, results, and the ids on their axes."""
+"""A rule reads arguments and results of one ATen operation, and the ids on their axes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Operation:
     """One ATen operation: ``op`` on ``args``, which returned ``out``.
 
     Attributes:
+        state: of the analysis.
         op: the operator.
         args: one entry per argument of the operator's schema, with defaults.
         out: what it returned.
@@ -32,7 +33,7 @@ class Operation:
         waits: the labels are those of axes that wait for channels.
     """
 
-    _state: AnalysisState
+    state: AnalysisState
     op: OpOverload
     args: tuple[Any, ...]
     out: Any
@@ -43,7 +44,7 @@ class Operation:
     @property
     def channels(self) -> Channels:
         """The algebra of channels, to make new ids."""
-        return self._state.channels
+        return self.state.channels
 
     @property
     def name(self) -> str:
@@ -58,16 +59,16 @@ class Operation:
     @property
     def node(self) -> fx.Node | None:
         """The node of the graph that runs; None in a function that computes a stored weight."""
-        return self._state.marks.node
+        return self.state.marks.node
 
     @property
     def inside_layer(self) -> bool:
-        """Whether the operation is in a layer with shape attributes, which the rewrite adapts."""
-        return bool(self._state.layers.inside)
+        """Tell whether the operation is in a layer with shape attributes, which the rewrite adapts."""
+        return bool(self.state.layers.inside)
 
     def is_given(self, ids: Ids | None) -> bool:
         """Tell whether ids entered the layer that runs, or no layer runs."""
-        return not self.inside_layer or self._state.layers.reads(ids)
+        return not self.inside_layer or self.state.layers.reads(ids)
 
     def arg(self, index: int, default: Any = None) -> Any:
         """Return an argument by its index in the schema; ``default`` if it is None or absent."""
@@ -80,7 +81,7 @@ class Operation:
 
     def label(self, tensor: torch.Tensor) -> Label:
         """Return the label of an operand."""
-        label = self._state.labels.settled(self._state.labels.of(tensor))
+        label = self.state.labels.settled(self.state.labels.of(tensor))
         return Label(label.uniform or unlabelled(tensor)) if self.waits else label
 
     def axes(self, tensor: torch.Tensor) -> Axes:
@@ -93,31 +94,31 @@ class Operation:
         ``sizes`` are those before an operation in place.
         """
         sizes = tensor.shape if sizes is None else sizes
-        return list(map(is_fixed, factors_of(self.channels, self._state.labels.of(tensor), sizes)))
+        return list(map(is_fixed, factors_of(self.channels, self.state.labels.of(tensor), sizes)))
 
     def statistic(self, tensor: torch.Tensor) -> Ids | None:
         """Return the ids of a running statistic [channels]; None if it is computed."""
-        return self._state.origins.statistic(tensor)
+        return self.state.origins.statistic(tensor)
 
     @property
     def states_sizes(self) -> bool:
-        """Whether the graph states all sizes of the call."""
+        """Tell whether the graph states all sizes of the call."""
         return self.node is None or not computes_sizes(self.node)
 
     @property
     def hangs(self) -> bool:
-        """Whether a number in the call may depend on an input."""
-        return not self.states_sizes or self._state.lengths.has_open_number(self.node)
+        """Tell whether a number in the call may depend on an input."""
+        return not self.states_sizes or self.state.lengths.has_open_number(self.node)
 
     def sizes_stated(self) -> list[bool]:
         """Tell which sizes of the result a view states by numbers that depend on no input."""
         if not self.states_sizes:
             return [False] * self.out.dim()
-        return self._state.lengths.stated(self.node, self.out.dim())
+        return self.state.lengths.stated(self.node, self.out.dim())
 
     @property
     def determines_sizes(self) -> bool:
-        """Whether the call alone determines the sizes that it asks for, whatever its input is."""
+        """Tell whether the call alone determines the sizes that it asks for, at any input."""
         return not self.hangs and not self._keeps_some()
 
     def _keeps_some(self) -> bool:
@@ -133,7 +134,7 @@ class Operation:
 
     def sizes_asked(self) -> list[bool | None]:
         """Tell of each size that the call states whether it depends on an input; None: it is open."""
-        return self._state.lengths.asked(self.node, self.out.dim())
+        return self.state.lengths.asked(self.node, self.out.dim())
 
 
 def unlabelled(tensor: torch.Tensor) -> Axes:

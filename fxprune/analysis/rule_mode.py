@@ -18,9 +18,7 @@ from .labels import Label, tensors_in
 from .lengths import factors_behind
 from .operation import unlabelled
 from .origins import CONSTANT_TABLE
-from .rules.pointwise import pointwise
-from .rules.registry import Entry, entry_of
-from .rules.uniform import met
+from .rules import POINTWISE, Entry, entry_of
 from .state import AnalysisState
 
 
@@ -37,14 +35,14 @@ class RuleMode(MetaMode):
         """Label the results of an operation by its rule; freeze what it cannot label."""
         every, writes = _schema(func)
         arguments = (*args, *[kwargs.get(name, default) for name, default in every[len(args) :]])
-        entry = entry_of(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
+        entry = entry_of(func) or (POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
             entry = _UNKNOWN
         call = Call(self.state, func, arguments, out, layout, entry.factor_at)
         if not writes:
             self._apply(entry, call)
             return out
-        written = [x for place in writes for x in tensors_in(arguments[place])]
+        written = [x for at in writes for x in tensors_in(arguments[at])]
         waiting = [(x, ids) for x in written for ids in self.state.labels.of(x).uniform if ids is not None]
         awake = {id(ids) for _, ids in waiting if self.state.labels.is_awake(ids)}
         self._apply(entry, call)
@@ -75,19 +73,19 @@ class RuleMode(MetaMode):
         from_parameters = entry.reads_weights is None and bool(labels) and all(x.from_parameters for x in labels)
         if entry.reads_weights is None and not is_parameter:
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
-        elif entry.reads_weights:  # a parameter in the place of an activation
-            given = [x for place, x in enumerate(call.args) if place not in entry.reads_weights]
+        elif entry.reads_weights:  # a parameter where an activation should be
+            given = [x for at, x in enumerate(call.args) if at not in entry.reads_weights]
             call.tie(*(ids for x in tensors_in(given) if call.label(x).is_parameter for ids in call.axes(x)))
         constants = [label for label in labels if label.constant]
         if constants and (_reads_constants(call, entry, constants) or _without_channels(call, operands)):
             call.freeze(CONSTANT_TABLE, *(ids for label in constants for ids in label.axes))
         constant = from_parameters and 0 < len(constants) == len(labels)
         table = constant and any(label.table for label in labels)
-        if call.node is not None and any(_is_computed(call, place, entry) for place in entry.reads_weights or ()):
+        if call.node is not None and any(_is_computed(call, at, entry) for at in entry.reads_weights or ()):
             self.state.notes.computed_weight_users.add(call.node.name)
         answer = _checked(call, entry)
         uniform = _uniform(call, entry, every) if waiting or entry.creates_channels else [()] * len(answer)
-        lengths = factors_behind(call, every, answer, pointwise=entry.uniform is met)
+        lengths = factors_behind(call, every, answer, pointwise=entry.uniform is POINTWISE.uniform)
         for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
             label = Label(axes, is_parameter, from_parameters, constant, table, waits, factors)
             self.state.labels.attach(tensor, label)
@@ -124,19 +122,19 @@ def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
 
 
 def _reads_constants(call: Call, entry: Entry, constants: list[Label]) -> bool:
-    """Tell whether a product has constants in other places than that of a first state."""
+    """Tell whether a product has constants elsewhere than that of a first state."""
     if entry.reads_weights is None or _is_depthwise(call):
         return False
-    factors = [call.label(call.args[place]) for place in entry.reads_weights]
+    factors = [call.label(call.args[at]) for at in entry.reads_weights]
     is_state = len(factors) == 2 and constants == factors[:1] and all(factor.is_parameter for factor in factors)
     return not is_state
 
 
-def _is_computed(call: Call, place: int, entry: Entry) -> bool:
+def _is_computed(call: Call, at: int, entry: Entry) -> bool:
     """Tell whether stored weights may make an argument; a layer's own, as a product of two."""
     linear = call.node is not None and canonical_call(call.node.target) in LINEAR
-    label, of_layer = call.label(call.args[place]), call.inside_layer or linear
-    is_weight = of_layer and place == max(entry.reads_weights or ())
+    label, of_layer = call.label(call.args[at]), call.inside_layer or linear
+    is_weight = of_layer and at == max(entry.reads_weights or ())
     return bool(label.from_parameters or is_weight) and not label.is_parameter
 
 
@@ -157,7 +155,7 @@ _TAKES = {
     "_to_copy", "alias", "clone", "detach", "expand", "permute", "select", "slice", "squeeze", "t", "transpose",
     "unsqueeze",
 }  # fmt: skip
-_POINTWISE, _UNKNOWN = Entry(pointwise, uniform=met), Entry(_freeze_all)
+_UNKNOWN = Entry(_freeze_all)
 
 
 def _is_all(tensor: torch.Tensor) -> bool:
@@ -167,9 +165,9 @@ def _is_all(tensor: torch.Tensor) -> bool:
 
 @functools.cache
 def _schema(func: Any) -> tuple[list[tuple[str, Any]], list[int]]:
-    """Return an operator's arguments with their defaults, and the places of those it writes to."""
+    """Return an operator's arguments with their defaults, and the indices of those it writes to."""
     schema = op_arguments(func)
-    writes = [place for place, argument in enumerate(schema) if argument.is_write]
+    writes = [at for at, argument in enumerate(schema) if argument.is_write]
     return [(argument.name, argument.default_value) for argument in schema], writes
 
 

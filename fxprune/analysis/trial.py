@@ -96,7 +96,7 @@ class _Trial:
     labels: Mapping[int, Label]
 
     def key(self, frozen: NDArray[np.bool_]) -> Any:
-        """Describe what the outcome depends on beside the call; channels by their first place."""
+        """Describe what the outcome depends on beside the call; channels by their first occurrence."""
         tensors = tensors_in((self.given, self.value, [step.read for step in self.wide]))
         labels = [*self.labels.values(), *map(self.state.origins.label, tensors)]
         labels += [label for _, label in self.state.layers.found.get(self.layer, [])[-1:]]
@@ -105,8 +105,8 @@ class _Trial:
         channels = self.state.channels.channel(ids)
         _, first, which = np.unique(channels, return_index=True, return_inverse=True)
         lengths = tuple(None if each is None else len(each) for each in axes)
-        places = first[which].tobytes(), frozen[channels].tobytes()
-        return self.layer != "", _described((self.given, self.value, self.wide)), lengths, places
+        pattern = first[which].tobytes(), frozen[channels].tobytes()
+        return self.layer != "", _described((self.given, self.value, self.wide)), lengths, pattern
 
     def holds(self, channels: Ids) -> bool:
         """Tell whether the call runs alike with half of these channels, and with all others.

@@ -70,7 +70,7 @@ class _TimeSteps:
         return (short, *args[1:]), kwargs
 
     def lengthen(self, layer: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-        """Return the sequence and the last state for the whole input."""
+        """Return the sequence and the last state for all of the input."""
         call, time = self._calls.pop(), _time(layer, args)
         if call is None:
             return out

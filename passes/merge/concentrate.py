@@ -59,19 +59,19 @@ def merged_state(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], dict[
     merged: dict[int, Tensor] = {}
     changes: dict[str, float] = {}
     for tensor in tensors.values():
-        if (place := id(tensor)) in merged:
+        if (key := id(tensor)) in merged:
             continue
-        rows, stays = tensor.detach(), kept.get(place, {})
-        if place in tied:
-            name, cuts = tied[place]
+        rows, stays = tensor.detach(), kept.get(key, {})
+        if key in tied:
+            name, cuts = tied[key]
             rows, changes[name] = snapped_rows(rows, cuts)
             # A sum of columns in some rows is not changed by the rows that go.
             rows = _select(rows, {cut.dim: stays[cut.dim] for cut in cuts})
             stays = {dim: mask for dim, mask in stays.items() if dim not in {cut.dim for cut in cuts}}
-        if place in read:
-            rows = _summed(rows, read[place][1])
+        if key in read:
+            rows = _summed(rows, read[key][1])
         rows = _select(rows, stays)
-        merged[place] = rows if rows.data_ptr() != tensor.data_ptr() else rows.clone()
+        merged[key] = rows if rows.data_ptr() != tensor.data_ptr() else rows.clone()
     return {name: merged[id(tensor)] for name, tensor in tensors.items()}, changes
 
 

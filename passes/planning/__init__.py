@@ -1,6 +1,6 @@
 """Turn a coupling and a budget into a plan: the width of each group and its clusters."""
 
-from .edited import load_plan
+from .edits import load_plan
 from .features import features, projected, rows_of
 from .kmeans import kmeans
 from .multiples import odd_in_words, odd_widths

@@ -18,7 +18,7 @@ from fxprune.passes.calibration import channel_grams, channel_points
 from fxprune.passes.merge import doubled
 from fxprune.pytorch.torch_private import NormBase, attribute_of
 
-from .pairwise import Points, gram_of
+from .gram_clusters import Points, gram_of
 
 # k-means costs channels * clusters * features; after a projection on 512, distances are off by sqrt(2 / 512) = 6 %.
 _MOST_FEATURES = 1024

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from .pairwise import Labels, Points, balanced_clusters, gram_of, one_thread, pairwise_clusters
+from .gram_clusters import Labels, Points, balanced_clusters, gram_of, one_thread, pairwise_clusters
 
 # Points x clusters x features up to which ten draws cost less than a second.
 _DRAWN = 10_000_000
@@ -115,8 +115,8 @@ def balanced_kmeans(points: Points, clusters: int, seed: int, weights: Points | 
         np.add.at(centres, labels, points * weights[:, None])
         centres /= np.bincount(labels, weights, minlength=clusters)[:, None]
         lost = weights[:, None] * cdist(points, centres, "sqeuclidean")
-        _, places = linear_sum_assignment(np.repeat(lost, size, axis=1))
-        before, labels = labels, places // size
+        _, slots = linear_sum_assignment(np.repeat(lost, size, axis=1))
+        before, labels = labels, slots // size
         if np.array_equal(before, labels):
             break
     return labels

@@ -20,9 +20,9 @@ from fxprune.pytorch.modules import named_tensors
 from fxprune.select import select
 
 from .features import activations, features, inner_products
+from .gram_clusters import Labels, Points, balanced_clusters, pairwise_clusters
 from .kmeans import balanced_kmeans, kmeans, needs_products_only, weighted_kmeans
 from .multiples import warn_of_odd_widths
-from .pairwise import Labels, Points, balanced_clusters, pairwise_clusters
 from .widths import Budget, as_share, check_near, widths_for, widths_given, widths_in_time, widths_within
 
 

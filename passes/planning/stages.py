@@ -62,12 +62,12 @@ def _before(unit: Unit, wanted: Mapping[str, int], after: Mapping[str, int]) -> 
     """Return the choice nearest to the wanted widths from which ``after`` can be reached."""
     names = [group.name for group in unit.groups]
     end = np.array([after[name] for name in names])
-    rows = unit.widths[(unit.widths >= end).all(axis=1)]
+    choices = unit.widths[(unit.widths >= end).all(axis=1)]
     if unit.groups[0].balanced:
-        rows = rows[(rows % end == 0).all(axis=1)]
-    if not len(rows):
+        choices = choices[(choices % end == 0).all(axis=1)]
+    if not len(choices):
         return dict(zip(names, map(int, end), strict=True))
-    nearest = rows[int(np.abs(np.log(rows[:, 0] / wanted[names[0]])).argmin())]
+    nearest = choices[int(np.abs(np.log(choices[:, 0] / wanted[names[0]])).argmin())]
     return dict(zip(names, map(int, nearest), strict=True))
 
 
@@ -94,15 +94,15 @@ def stage_plan(
 
 
 def _check_same(name: str, first: Group, now: Group | None, width: int) -> None:
-    if now is None or now.width != width or _places(now) != _places(first):
-        found = "is no group any more" if now is None else f"has {now.width} channels in {len(_places(now))} axes"
+    if now is None or now.width != width or _uses(now) != _uses(first):
+        found = "is no group any more" if now is None else f"has {now.width} channels in {len(_uses(now))} axes"
         raise PlanError(
             f"group `{name}` {found} in the network of the stage before, and should have {width} in "
-            f"{len(_places(first))}: it cannot be narrowed in stages. Leave it out with `freeze`, or take one stage."
+            f"{len(_uses(first))}: it cannot be narrowed in stages. Leave it out with `freeze`, or take one stage."
         )
 
 
-def _places(group: Group) -> set[tuple[str, int, int, bool]]:
+def _uses(group: Group) -> set[tuple[str, int, int, bool]]:
     axes = [*((axis, True) for axis in group.tied), *((axis, False) for axis in group.readers)]
     return {(axis.parameter, axis.dim, axis.positions.shape[1], tied) for axis, tied in axes}
 

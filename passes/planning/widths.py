@@ -240,11 +240,11 @@ def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int
             continue
         for i, width in asked.items():
             check_width(unit, i, width)
-        rows = np.all([unit.widths[:, i] == width for i, width in asked.items()], axis=0)
-        if not rows.any():
+        fits = np.all([unit.widths[:, i] == width for i, width in asked.items()], axis=0)
+        if not fits.any():
             shown = ", ".join(f"`{unit.groups[i].name}` {unit.groups[i].width} -> {n}" for i, n in asked.items())
             raise PlanError(f"groups under one normalisation need clusters of one common size, unlike {shown}.")
-        given |= {group.name: int(n) for group, n in zip(unit.groups, unit.widths[rows][0], strict=True)}
+        given |= {group.name: int(n) for group, n in zip(unit.groups, unit.widths[fits][0], strict=True)}
     return given
 
 

@@ -24,8 +24,8 @@ from fxprune.pytorch.modules import copy_module, device_of
 from fxprune.pytorch.network import network_of
 from fxprune.pytorch.torch_private import BatchNorm, pytree
 
-from .align import align_norms
-from .enough import inputs_needed
+from .alignment import align_norms
+from .input_counts import inputs_needed
 from .layers import Repair, fit_layers
 
 _ON_INPUTS = ("statistics", "readers")

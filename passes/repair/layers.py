@@ -29,7 +29,7 @@ _SAMPLES, _PER_FEATURE, _PER_FEW_FEATURES = 16384, 8, 256
 
 @dataclass(frozen=True)
 class Repair:
-    """What became of one layer.
+    """The record of the fit of one layer.
 
     Attributes:
         layer: name of its weight.
@@ -147,6 +147,6 @@ def _change(call: Contraction, change: Tensor, block: slice) -> None:
     if call.bias is not None:
         call.bias.add_(change[:, -1].flatten().to(call.bias.dtype))
         change = change[:, :-1]
-    whole = change.new_zeros(change.shape[0], call.features, change.shape[2])
-    whole[:, block] = change
-    call.add(whole.to(call.weight.dtype))
+    full = change.new_zeros(change.shape[0], call.features, change.shape[2])
+    full[:, block] = change
+    call.add(full.to(call.weight.dtype))

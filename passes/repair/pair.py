@@ -24,7 +24,7 @@ _BEHIND = 4
 
 @dataclass(frozen=True, eq=False)
 class Missing:
-    """What the output of a call lacks, made for one batch at a time to save memory.
+    """The difference that the output of a call lacks, made batch by batch to save memory.
 
     Attributes:
         calls: the operation as it was computed, by batch; as all that follow.

@@ -13,8 +13,8 @@ from torch import fx
 
 from fxprune.pytorch import rewritable as surface
 
-from .functional import convolved, convolved_back, grouped, normalised
-from .places import picked, put, sliced
+from .functional_layers import convolved, convolved_back, grouped, normalised
+from .indexing import picked, put, sliced
 from .site import Site
 from .sizes import created, interleaved, joined, like_another, padded, pieces, repeated, resized, squeezed
 from .sums import attention, corrected, multiplied, shifted

@@ -37,8 +37,8 @@ from fxprune.pytorch.rewritable import (
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES
-from .places import put_back
-from .positions import guard_flat
+from .indexing import put_back
+from .position_guards import guard_flat
 from .site import EXAMPLE, WIDE, Site, product
 from .sizes import guard_number
 from .sums import scaled_input
@@ -192,8 +192,8 @@ def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] 
 
 def _is_computed(index: Any) -> bool:
     """Tell whether an index, or a bound of a slice, is a node."""
-    parts = (index.start, index.stop, index.step) if isinstance(index, slice) else (index,)
-    return any(isinstance(part, fx.Node) for part in parts)
+    bounds = (index.start, index.stop, index.step) if isinstance(index, slice) else (index,)
+    return any(isinstance(bound, fx.Node) for bound in bounds)
 
 
 def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:

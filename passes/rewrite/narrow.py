@@ -17,7 +17,7 @@ from fxprune.pytorch.modes import show_blocks
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.network import network_of
 
-from .absorb import absorb_factors
+from .absorption import absorb_factors
 from .copies import check_groups, keep_copies
 from .graph import check_shapes_of, rewrite
 from .layers import adapt_layers

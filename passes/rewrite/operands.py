@@ -35,14 +35,14 @@ Piece = tuple[Tensor, int]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Maker:
     """The tensors of the network that make one operand of a product, and which of their rows."""
 
     pieces: tuple[Piece, ...]
     rows: Tensor
 
 
-def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: Mapping[fx.Node, Any]) -> Rows | None:
+def maker_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: Mapping[fx.Node, Any]) -> Maker | None:
     """Return the rows of weights that make an operand and nothing else; None if unknown."""
     maker = operand
     while moves(module, maker):
@@ -64,18 +64,18 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
     if operand not in seen or not isinstance(seen[operand], Tensor):
         return None
     rows = seen[operand].unique()
-    for reader in _readers(module, seen):
+    for reader in _readers(seen):
         given = pytree.tree_leaves((reader.args, reader.kwargs))
         others = [arg for arg in given if isinstance(arg, fx.Node) and arg in seen]
         if reader is product:  # what it takes twice, as keys and values, is another operand, too
             others.remove(operand)
         if any(not isinstance(seen[other], Tensor) or bool(torch.isin(seen[other], rows).any()) for other in others):
             return None
-    made_by = Rows(pieces, rows)
+    made_by = Maker(pieces, rows)
     return made_by if _is_homogeneous(module, maker, made_by) else None
 
 
-def table_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node) -> Rows | None:
+def table_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node) -> Maker | None:
     """Return all rows of the table an operand is cut or resized from; None if others read it."""
     maker, reader = operand, product
     if product.args.count(operand) != 1:  # a square is no multiple
@@ -86,7 +86,7 @@ def table_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node) -> Rows
             table = dict(everywhere).get(str(maker.target))
             alone = sum(other is table for _, other in everywhere) == 1
             named = [n for n in module.graph.nodes if f"{maker.target}.".startswith(f"{n.target}.") and n is not maker]
-            return Rows(((table, 0),), torch.arange(len(table))) if table is not None and alone and not named else None
+            return Maker(((table, 0),), torch.arange(len(table))) if table is not None and alone and not named else None
         if not (moves(module, maker) or maker.target is F.interpolate) or not isinstance(maker.args[0], fx.Node):
             return None
         maker, reader = maker.args[0], maker
@@ -165,15 +165,15 @@ def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Pi
     makers = {node}
     for arg in read:
         joined = isinstance(arg, fx.Node) and arg.target is torch.cat and len(arg.args) == 1 and not arg.kwargs
-        parts: Any = arg.args[0] if joined else [arg]  # type: ignore[union-attr]
+        sources: Any = arg.args[0] if joined else [arg]  # type: ignore[union-attr]
         makers |= {arg} if joined else set()  # type: ignore[arg-type]
         first = 0
-        for part in parts:
-            if not isinstance(part, fx.Node) or part.op != "get_attr" or str(part.target) not in everywhere:
+        for source in sources:
+            if not isinstance(source, fx.Node) or source.op != "get_attr" or str(source.target) not in everywhere:
                 return None
-            tensor = everywhere[str(part.target)]
-            pieces.append((tensor.T if part is transposed else tensor, first))
-            stored.append(part)
+            tensor = everywhere[str(source.target)]
+            pieces.append((tensor.T if source is transposed else tensor, first))
+            stored.append(source)
             first += len(pieces[-1][0])
         lengths.add(first)
     if len(lengths) > 1:  # a bias of one number is broadcast
@@ -189,7 +189,7 @@ def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Pi
 
 
 @torch.no_grad()
-def _is_homogeneous(module: fx.GraphModule, maker: fx.Node, made: Rows) -> bool:
+def _is_homogeneous(module: fx.GraphModule, maker: fx.Node, made: Maker) -> bool:
     """Check that doubled rows of weight and bias double just these channels.
 
     A derived class may compute something else with its weights.
@@ -245,7 +245,7 @@ def _follow(
     return seen
 
 
-def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
+def _readers(seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
     """List the calls that do more with the channels than move them or read sizes."""
     readers = {user for node in seen for user in node.users if user not in seen}
     return [node for node in readers if not _asks(node)]

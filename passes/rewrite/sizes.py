@@ -18,10 +18,10 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .parts import guard_parts, read_from_behind
-from .places import picked
-from .positions import guard_flat, guard_positions, guard_run, is_open, length_in
+from .indexing import picked
+from .position_guards import guard_flat, guard_positions, guard_run, is_open, length_in
 from .site import Site, standing_for
+from .split_guards import guard_split, read_from_behind
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -57,7 +57,7 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
         if isinstance(asked.get(dim), fx.Node):
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
-    known = guard_parts(site, asked, made) if site.kind in surface.VIEWS else {}
+    known = guard_split(site, asked, made) if site.kind in surface.VIEWS else {}
     for dim in where:
         length = length_in(site, wide.value, dim)
         if is_open(asked.get(dim)) and known.get(dim) != length:
@@ -97,12 +97,12 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
 def _unflattened(site: Site, out: Shape) -> fx.Node:
     rank = len(site.shape_of(0).sizes)
     dim, sizes = site.parameter(1, "dim") % rank, list(site.parameter(2, "sizes"))
-    for place in range(len(sizes)):
-        codes = out.axes[dim + place]
-        if codes is not None and not is_open(sizes[place]):
+    for at in range(len(sizes)):
+        codes = out.axes[dim + at]
+        if codes is not None and not is_open(sizes[at]):
             kept = int(site.kept(codes).sum())
-            computed = not isinstance(sizes[place], int)
-            sizes[place] = site.share_of(sizes[place], Fraction(kept, len(codes))) if computed else kept
+            computed = not isinstance(sizes[at], int)
+            sizes[at] = site.share_of(sizes[at], Fraction(kept, len(codes))) if computed else kept
     guard_run(site, (dim,), dict(enumerate(sizes, dim)))
     asked = dict(enumerate(site.parameter(2, "sizes"), dim))
     return _guarded(site, asked, lambda: site.copy((site.args[0], dim, tuple(sizes)), {}))

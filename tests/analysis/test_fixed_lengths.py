@@ -12,7 +12,7 @@ from samples import Net, conv, linear
 from torch import nn
 
 import fxprune
-from fxprune.analysis.lengths.fixed import is_fixed
+from fxprune.analysis.lengths.factors import is_fixed
 
 SIZES = (2, 3, 10, 14), (3, 3, 15, 21)
 FILTER = torch.ones(8, 8, 3, 3)

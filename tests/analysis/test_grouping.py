@@ -150,7 +150,7 @@ def test_every_frozen_axis_has_a_reason_a_node_and_a_line():
     coupling = couple("cumulative sum over channels")
     found = next(cold for cold in coupling.frozen if "a.weight:0" in cold.what)
     assert found.why == "cumsum over channels" and found.node == "cumsum"
-    assert found.source.startswith("samples/reduce.py:")
+    assert found.source.startswith("samples/reduction.py:")
     assert found.weights == 0 or found.weights == 8 * 3 + 8
     output = next(cold for cold in coupling.frozen if cold.why == "graph output")
     assert output.node == "head" and output.source.startswith("samples/")

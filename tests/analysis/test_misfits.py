@@ -1,4 +1,4 @@
-"""What an analysis says of inputs that do not fit, that a model reshapes, and whose numbers it asks for."""
+"""An analysis names inputs that do not fit, that a model reshapes, and whose numbers it asks for."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def made(seed, most=8):
 
 
 def fault(seed):
-    """What is wrong with the network of a seed."""
+    """Return the fault of the network of a seed, in words."""
     try:
         examine(made(seed), seed)
     except (Wrong, FxpruneError) as error:
@@ -142,7 +142,7 @@ def test_what_is_broken_is_seen(name, monkeypatch):
 
 
 def found(kind, words="", seeds=range(60), most=4):
-    """Whether the search for wider networks than need be comes to say this of the network of some seed."""
+    """Tell whether the search for wider networks than need be says this of the network of some seed."""
     for seed in seeds:
         drawn = made(seed, most)
         model, inputs = drawn.network.double(), drawn.inputs(BATCH, seed)

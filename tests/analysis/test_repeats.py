@@ -1,4 +1,4 @@
-"""What repeats is analysed once: time steps of a recurrent layer, and calls that are alike."""
+"""The analysis takes repetitions once: time steps of a recurrent layer, and calls that are alike."""
 
 import pytest
 import torch

@@ -138,7 +138,7 @@ def test_without_images_noise_stands_in():
 
 
 def test_removed_channels_are_repaired_too():
-    """What is kept stands for itself alone, not for the mean of a cluster."""
+    """A kept channel stands for itself alone, not for the mean of its cluster."""
     model, plan = planned()
     kept = {name: np.isin(np.arange(len(c)), np.unique(c, return_index=True)[1]) for name, c in plan.clusters.items()}
     bent = copy.deepcopy(model)

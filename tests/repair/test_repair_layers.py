@@ -99,7 +99,7 @@ NORMS = {
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_norm_behind_a_layer_does_not_mislead_the_fit(norm):
-    """What ignores a common shift of all channels is no addition with a factor."""
+    """A norm ignores a common shift of all channels, so it is no addition with a factor."""
     layers = [layer for width in (1, 16) for layer in (nn.Conv2d(width, 16, 3, padding=1), NORMS[norm](), nn.ReLU())]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5)).eval()
     x = images(128)

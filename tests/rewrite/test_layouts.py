@@ -1,4 +1,4 @@
-"""What depends on how few channels stay, and on sizes that agree with channels by chance."""
+"""A rewrite holds for one channel that stays, and for sizes that agree with channels by chance."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from samples import Net, conv, free, linear
 from torch import nn
 
 import fxprune
-from fxprune.analysis.lengths.fixed import _taken_apart, is_fixed
+from fxprune.analysis.lengths.factors import _taken_apart, is_fixed
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.plans import Plan
 

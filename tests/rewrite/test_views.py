@@ -190,7 +190,7 @@ def by_a_table(s, y):
     "op", [in_windows, in_heads_of_windows, in_small_heads_of_windows, in_heads_of_images, by_a_table]
 )
 def test_views_that_every_input_passes_have_no_guards(op):
-    """What is beside channels of fixed length, and what -1 takes of them, follows from the number of elements."""
+    """The number of elements tells the length beside fixed channels, and what -1 takes of them."""
     table = torch.nn.Parameter(torch.rand(16, 8))
     layers = {"a": conv(3, 8), "head": linear(8, 4), "inside": linear(8, 48), "table": table}
     net = Net(lambda s, x: op(s, s.a(x)), **layers).double().eval()

@@ -1,4 +1,4 @@
-"""What is written to channels at a step reaches the whole tensor, or they stay."""
+"""Writes to channels at a step reach the whole tensor, or the channels stay."""
 
 from __future__ import annotations
 

@@ -2,24 +2,25 @@
 
 from . import (
     contraction,
-    expansion,
+    indexing,
     interactions,
     joining,
     masks,
     matrices,
     movement,
-    normalise,
-    places,
+    normalisation,
     pointwise,
-    pool,
+    pooling,
     products,
-    reduce,
+    reduction,
+    uniformity,
     view,
     vision,
 )
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
-    "SAMPLES", "Net", "Sample", "contraction", "conv", "expansion", "free", "interactions", "joining", "linear",
-    "masks", "matrices", "movement", "normalise", "places", "pointwise", "pool", "products", "reduce", "view", "vision",
+    "SAMPLES", "Net", "Sample", "contraction", "conv", "free", "indexing", "interactions", "joining", "linear", "masks",
+    "matrices", "movement", "normalisation", "pointwise", "pooling", "products", "reduction", "uniformity", "view",
+    "vision",
 ]  # fmt: skip

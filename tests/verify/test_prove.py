@@ -15,12 +15,12 @@ from torch.nn.modules.conv import _ConvNd
 
 import fxprune
 from fxprune.analysis.call import Call
-from fxprune.analysis.rules import RULES, convolution, movement, normalise
+from fxprune.analysis.rules import RULES, convolution, movement, normalisation
 from fxprune.analysis.rules.registry import Entry
 from fxprune.errors import NothingToPruneError
 from fxprune.passes.rewrite import calls as rewrite_calls
 from fxprune.passes.rewrite import layers as attributes
-from fxprune.passes.rewrite.places import sliced
+from fxprune.passes.rewrite.indexing import sliced
 from fxprune.passes.verify.prove import scattered
 
 ATEN = torch.ops.aten
@@ -101,7 +101,7 @@ def shifted_slice(site):
 ADDS = (ATEN.add.Tensor,)
 CONVOLUTION = (ATEN.convolution.default,)
 SPLIT = (ATEN.split.Tensor,)
-BATCH_NORM = [op for op, entry in RULES.items() if entry.rule is normalise.batch_norm]
+BATCH_NORM = [op for op, entry in RULES.items() if entry.rule is normalisation.batch_norm]
 ANALYSIS, REWRITE = "concentrate", "narrow"
 
 # What is broken: a sample, how, which oracle fails, the culprit's group, the node where it shows.

@@ -15,9 +15,9 @@ from fxprune.node_facts import Codes, NodeFacts, Shape, Work
 from fxprune.pytorch.torch_private import pytree
 
 from ..channels import Channels, Ids, values_in
-from ..labels import Label
+from ..labels import Label, is_labelled
 from ..marks import NodeNotes
-from .frozen import ParameterAxis
+from .reasons import ParameterAxis
 
 
 class _Use(NamedTuple):
@@ -83,9 +83,11 @@ class Coding:
 
     def shapes(self, value: Any) -> Any:
         """Replace each (sizes, label) in a nest by a Shape of codes."""
-        if _is_pair(value):
+        if is_labelled(value):
             return self._shape(value)
-        return pytree.tree_map(lambda leaf: self._shape(leaf) if _is_pair(leaf) else leaf, value, is_leaf=_is_pair)
+        return pytree.tree_map(
+            lambda leaf: self._shape(leaf) if is_labelled(leaf) else leaf, value, is_leaf=is_labelled
+        )
 
     def facts(self, values: Mapping[str, Any], notes: NodeNotes) -> dict[str, NodeFacts]:
         """Collect the facts about each node."""
@@ -131,7 +133,7 @@ def _uses(
     owner = owners(channels, members)
     uses: dict[int, list[_Use]] = defaultdict(list)
     first: dict[int, tuple[int, int]] = {}
-    for place, axis in enumerate(axes):
+    for at, axis in enumerate(axes):
         channel = channels.channel(axis.ids)
         on = owner[channel]
         for index in values_in(on[on >= 0]):
@@ -139,7 +141,7 @@ def _uses(
             reads = bool(columns[axis.ids[positions[0]]])
             uses[index].append(_Use(axis, positions, channel[positions], reads))
             if not reads:
-                first.setdefault(index, (place, int(positions[0])))
+                first.setdefault(index, (at, int(positions[0])))
     return [(index, uses[index]) for index in sorted(uses, key=first.__getitem__)]
 
 
@@ -154,7 +156,3 @@ def _free_name(name: str, taken: Mapping[str, Group]) -> str:
     if name not in taken:
         return name
     return next(other for n in range(2, len(taken) + 2) if (other := f"{name}#{n}") not in taken)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label)

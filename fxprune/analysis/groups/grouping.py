@@ -21,7 +21,7 @@ from ..computed_weights import CapturedGraph
 from ..marks import Event, Fork
 from ..state import AnalysisState
 from .codes import Coding, owners
-from .frozen import FrozenReasons, ParameterAxis
+from .reasons import FrozenReasons, ParameterAxis
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def group_channels(
 ) -> Analysis:
     """Group the channels of one run, and report what is frozen and why."""
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-    order = {name: place for place, name in enumerate(shapes)}
+    order = {name: at for at, name in enumerate(shapes)}
     axes = [
         ParameterAxis(origin.name, dim, ids)
         for origin in sorted(state.origins.found.values(), key=lambda origin: order[origin.name])

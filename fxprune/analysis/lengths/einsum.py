@@ -17,7 +17,7 @@ from fxprune.pytorch.rewritable import canonical_call
 
 from ..channels import Channels
 from ..labels import Labels, tensors_in
-from .fixed import factors_of, is_fixed, longest_known, told
+from .factors import factors_of, is_fixed, longest_known, told
 
 
 def settle_lengths(node: fx.Node, value: Any, env: Mapping[fx.Node, Any], channels: Channels, labels: Labels) -> None:

@@ -1,4 +1,4 @@
-"""What depends on lengths of axes: widths of layers, and numbers that inputs change.
+"""Widths of layers and numbers in calls depend on lengths of axes, which inputs may change.
 
 A layer whose attributes state its width has the same width in all its calls.
 """
@@ -21,7 +21,7 @@ from fxprune.pytorch.rewritable import PADS, PUTS, VIEWS, canonical_call, positi
 from ..channels import Channels, Ids
 from ..labels import Label, Labels, tensors_in
 from ..marks import Marks
-from .fixed import factors_of, is_fixed
+from .factors import factors_of, is_fixed
 
 
 class LayerInputs:
@@ -74,7 +74,7 @@ class LayerInputs:
 
 
 class InputLengths:
-    """Which nodes depend on lengths of axes without channels, or on given numbers.
+    """The nodes that depend on lengths of axes without channels, or on given numbers.
 
     Attributes:
         by_values: calls that pick a place by a number which is computed in a tensor.
@@ -109,8 +109,8 @@ class InputLengths:
         else:
             found = self._hang.get(first) if isinstance(first, fx.Node) else None
             at = node.args[1] if node.target is operator.getitem else None
-            whole = isinstance(found, tuple) and isinstance(at, (int, slice)) and len(node.all_input_nodes) == 1
-            self._hang[node] = found[at] if whole else any(map(self._any, node.all_input_nodes))  # type: ignore[index]
+            indexed = isinstance(found, tuple) and isinstance(at, (int, slice)) and len(node.all_input_nodes) == 1
+            self._hang[node] = found[at] if indexed else any(map(self._any, node.all_input_nodes))  # type: ignore[index]
 
     def unknown(self, node: fx.Node | None, named: Sequence[Any] = ()) -> str:
         """Return why the places that a call names are unknown; ``named``: beside an index."""
@@ -212,7 +212,7 @@ class InputLengths:
 
     def _are_behind(self, items: tuple[Any, ...]) -> bool:
         """Tell whether a slice is behind a mask, where its axis depends on how many that has."""
-        behind = [item for place, item in enumerate(items) if any(map(self._is_mask, items[:place]))]
+        behind = [item for at, item in enumerate(items) if any(map(self._is_mask, items[:at]))]
         cuts = [item for item in behind if isinstance(item, slice) and item != slice(None)]
         return bool(cuts) or Ellipsis in [item for item in items if not isinstance(item, fx.Node)]
 
@@ -266,13 +266,13 @@ def bounds_at(node: fx.Node | None, dim: int, rank: int) -> list[Any]:
     if node is None or node.target not in (operator.getitem, operator.setitem):
         return []
     items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-    found, place = [], 0
+    found, axis = [], 0
     for at, item in enumerate(items):
         if item is Ellipsis:
-            place = rank - sum(later is not None for later in items[at + 1 :])
-        if isinstance(item, slice) and (place == dim or any(isinstance(each, fx.Node) for each in items[:at])):
+            axis = rank - sum(later is not None for later in items[at + 1 :])
+        if isinstance(item, slice) and (axis == dim or any(isinstance(each, fx.Node) for each in items[:at])):
             found += [item.start, item.stop, item.step]
-        place += isinstance(item, (slice, list, fx.Node)) or item is None
+        axis += isinstance(item, (slice, list, fx.Node)) or item is None
     return found
 
 

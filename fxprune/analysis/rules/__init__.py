@@ -1,18 +1,21 @@
-"""One table of channel rules, with one family of operators per file."""
+"""One table of channel rules, with one family of operators per file.
+
+It sees ``call`` and what a call speaks of: ``channels``, ``labels``, ``lengths`` and ``operation``.
+"""
 
 from . import (
     convolution,
+    indexing,
     joining,
     matrices,
     movement,
-    normalise,
-    places,
+    normalisation,
     pointwise,
-    pool,
+    pooling,
     products,
-    reduce,
-    tables,
+    reduction,
     view,
     vision,
 )
-from .registry import RULES, rule
+from .pointwise import POINTWISE
+from .registry import RULES, Entry, entry_of, rule

@@ -22,32 +22,51 @@ def convolution(call: Call) -> Axes:
 
     A kernel with one position leaves the other axes as they are; a larger one mixes their positions.
     """
-    x, weight, bias = call.args[0], call.args[1], call.arg(2)
-    label, on_x = stored(call.label(weight), 0), call.axes(x)
+    label, on_x = stored(call.label(call.args[1]), 0), call.axes(call.args[0])
     space = _space(call, on_x[2:], label)
+    rows = _made(call, on_x[1], label)
+    call.tie(rows)
+    rows = _with_bias(call, rows)
+    _count_macs(call, (on_x[0], on_x[1], *space), label, rows)
+    return (on_x[0], rows, *space)
+
+
+def _made(call: Call, x: Ids | None, label: Label) -> Ids | None:
+    """Contract the input with the weight, group by group; return the channels that this makes."""
     transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
     columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])
     if groups == 1:
-        read_by(call, call.met(columns, call.label(x), 1), columns, label)
-    elif kernels_alone(call, on_x[1], label, groups):
-        rows = groups_alone(call, on_x[1], label, groups)
+        read_by(call, call.met(columns, call.label(call.args[0]), 1), columns, label)
+    elif kernels_alone(call, x, label, groups):
+        return groups_alone(call, x, label, groups)
     elif _is_made(label):
-        inside = groups_of_samples(call, on_x[1], label, groups)
-        rows = rows if not transposed or inside is None else _of_groups(call, inside, on_x[1], groups)
+        inside = groups_of_samples(call, x, label, groups)
+        return rows if not transposed or inside is None else _of_groups(call, inside, x, groups)
     elif transposed:
-        rows = grouped_transposed(call, on_x[1], label, groups)
+        return grouped_transposed(call, x, label, groups)
     else:
-        grouped(call, on_x[1], label, groups)
-    call.tie(rows)
-    if bias is not None:
-        on_bias = call.axes(bias)[0]
-        call.tie(on_bias)
-        rows = rows if on_bias is None else paired(call, rows, on_bias)
+        grouped(call, x, label, groups)
+    return rows
+
+
+def _with_bias(call: Call, rows: Ids | None) -> Ids | None:
+    """A bias has one number for each row."""
+    bias = call.arg(2)
+    if bias is None:
+        return rows
+    on_bias = call.axes(bias)[0]
+    call.tie(on_bias)
+    return rows if on_bias is None else paired(call, rows, on_bias)
+
+
+def _count_macs(call: Call, on_x: Axes, label: Label, rows: Ids | None) -> None:
+    """Each number of a weight is multiplied once per sample and position of one side."""
+    (x, weight), transposed = call.args[:2], bool(call.named("transposed"))
     of = x if transposed else call.out
     # Of the two axes of a weight, the second has the channels of one group only.
     read, made = (on_x[1], label.axes[1]) if transposed else (label.axes[1], rows)
-    call.count_macs(len(of) * of.shape[2:].numel() * weight.numel(), read, on_x[0], *space, made)
-    return (on_x[0], rows, *space)
+    macs = len(of) * of.shape[2:].numel() * weight.numel()
+    call.state.notes.count_macs(call.node, macs, read, on_x[0], *on_x[2:], made)
 
 
 def _space(call: Call, on_x: Axes, weight: Label) -> Axes:
@@ -71,13 +90,13 @@ def kernels_alone(call: Call, x: Ids | None, label: Label, groups: int) -> bool:
     """Tell whether a weight that is no parameter, or a buffer, holds kernels of single groups."""
     rows = call.met(x, label, 0) if x is not None and call.args[1].shape[0] % groups == 0 else label.axes[0]
     alone = label.axes[1] is None and label.waiting(1) is None
-    whole = min(call.args[0].shape[1], call.out.shape[1]) == groups
+    one_each = min(call.args[0].shape[1], call.out.shape[1]) == groups
     fixed = label.constant or not label.is_parameter
-    return fixed and alone and whole and x is not None and rows is not None
+    return fixed and alone and one_each and x is not None and rows is not None
 
 
 def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
-    """Merge whole groups: equal inputs and kernels of groups give equal outputs.
+    """Merge complete groups: equal inputs and kernels of groups give equal outputs.
 
     No column of a kernel is summed, so the weight may be computed in any way.
     """
@@ -128,7 +147,7 @@ def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:
     rows, columns = label.axes[:2]
     if x is None or rows is None or not label.is_parameter:
         call.freeze(_UNKNOWN_GROUPS, x, rows, columns)
-    elif min(len(x), len(rows)) == groups or call.choose_split(np.concatenate([x, rows]), 2) == 1:
+    elif min(len(x), len(rows)) == groups or call.state.choices.take(call.node, np.concatenate([x, rows]), 2) == 1:
         call.freeze("columns of a convolution whose whole groups merge", columns)
         inside = call.unify_rows(x.reshape(groups, -1).T, "input channels of a group")
         call.unify(inside, call.unify_rows(rows.reshape(groups, -1).T, "output channels of a group"))

@@ -10,7 +10,7 @@ from ..call import Call, Rule
 from ..channels import Axes, Ids
 from .pointwise import meet_axis
 from .registry import rule
-from .uniform import met_axis
+from .uniformity import met_axis, needs_size
 
 
 def joined(call: Call, _: Rule) -> list[Axes]:
@@ -29,13 +29,13 @@ def joined(call: Call, _: Rule) -> list[Axes]:
     if stacked:
         axes.insert(dim, None)
     elif all(call.label(x).axes[dim] is None for x in operands):
-        parts = [(x.shape[dim], call.label(x).waiting(dim)) for x in operands]
+        pieces = [(x.shape[dim], call.label(x).waiting(dim)) for x in operands]
         again = len(operands) > 1 and all(x is operands[0] for x in operands)
         if sizes[dim] == 1 and again and not _counts_at_run_time(call.node):
             axes[dim] = call.channels.fresh(len(operands))
-            call.needs_size("a concatenation", axes[dim])
+            needs_size(call, "a concatenation", axes[dim])
             return [tuple(axes)]
-        axes[dim] = _concatenated(call, parts) if any(ids is not None for _, ids in parts) else None
+        axes[dim] = _concatenated(call, pieces) if any(ids is not None for _, ids in pieces) else None
     return [tuple(axes)]
 
 
@@ -88,16 +88,15 @@ def _end_to_end(call: Call, operands: list[torch.Tensor], dim: int) -> Ids | Non
         call.freeze("joined with positions that carry no channels", *(label.axes[dim] for _, label in labels))
         call.freeze("joined with positions that carry no channels", *(label.waiting(dim) for _, label in labels))
         return None
-    for _, label in labels:
-        if label.axes[dim] is None and (waiting := label.waiting(dim)) is not None:
-            call.wake(waiting)
-    return _concatenated(
-        call, [(size, label.waiting(dim) if label.axes[dim] is None else label.axes[dim]) for size, label in labels]
-    )
+    on_parts = [
+        (size, call.met(carried[0].axes[dim], label, dim) if label.axes[dim] is None else label.axes[dim])
+        for size, label in labels
+    ]
+    return _concatenated(call, on_parts)
 
 
-def _concatenated(call: Call, parts: list[tuple[int, Ids | None]]) -> Ids:
-    """Return the ids of parts end to end, which do not merge; places without any freeze."""
-    fixed = [call.channels.fresh(size) if ids is None else call.apart(ids) for size, ids in parts]
-    call.freeze("", *(vector for (_, ids), vector in zip(parts, fixed, strict=True) if ids is None))
+def _concatenated(call: Call, pieces: list[tuple[int, Ids | None]]) -> Ids:
+    """Return the ids of pieces end to end, which do not merge; positions without any freeze."""
+    fixed = [call.channels.fresh(size) if ids is None else call.state.labels.keep_apart(ids) for size, ids in pieces]
+    call.freeze("", *(vector for (_, ids), vector in zip(pieces, fixed, strict=True) if ids is None))
     return call.channels.distinct(np.concatenate(fixed))

@@ -10,7 +10,7 @@ from ..labels import tensors_in
 from ..operation import unlabelled
 from .pointwise import meet_axis
 from .registry import rule
-from .uniform import moved
+from .uniformity import moved
 
 _AS_SPACE = "an axis with channels is treated as space"
 
@@ -42,29 +42,36 @@ def solved(call: Call) -> list[Axes]:
     On axes of a batch, systems and right-hand sides meet. Where these have one axis less, PyTorch takes them for
     vectors if their sizes are those of the systems but for the last one: as that depends on widths, channels freeze.
     """
-    right = call.named("B") if call.named("B") is not None else call.args[0]
-    systems = [x for x in tensors_in(call.args) if x is not right]
-    vector = right.dim() == 1 or (call.name == "_linalg_solve_ex" and right.shape == systems[0].shape[:-1])
-    sides = right.dim() - 1 if call.named("left") is not False else right.dim() - 2
-    own = [] if vector else [sides]
-    end = right.dim() - 1 - len(own)  # of its axes of a batch
-    matrix = systems[0].dim() - 2
+    right, systems, own = _sides(call)
+    end, matrix = right.dim() - 1 - len(own), systems[0].dim() - 2  # how many axes of a batch
     call.freeze(_AS_SPACE, *(ids for dim, ids in enumerate(call.axes(right)) if dim >= end and dim not in own))
     call.freeze(_AS_SPACE, *(ids for x in systems for ids in call.axes(x)[matrix:]))
-    lead: list[Ids | None] = []
-    for behind in range(max(end, matrix), 0, -1):
-        here = [(right, end - behind), *((x, matrix - behind) for x in systems)]
-        sizes = [x.shape[dim] for x, dim in here if dim >= 0]
-        lead.append(meet_axis(call, [(x, dim) for x, dim in here if dim >= 0 and x.shape[dim] == max(sizes)]))
-    solution = [None] * (1 + len(own))
-    if call.name == "_linalg_solve_ex" and not vector and right.dim() == systems[0].dim() - 1:
-        call.freeze("right-hand sides that are vectors at other widths", *lead, call.axes(right)[sides])
-    if own:
-        solution[sides - end] = call.axes(right)[sides]
-    return [(*lead, *solution), *(_beside(call, systems[0], out) for out in call.outs[1:])]
+    lead = [
+        _meet_longest(call, [(right, end - behind), *((x, matrix - behind) for x in systems)])
+        for behind in range(max(end, matrix), 0, -1)
+    ]
+    if call.name == "_linalg_solve_ex" and own and right.dim() == systems[0].dim() - 1:
+        call.freeze("right-hand sides that are vectors at other widths", *lead, call.axes(right)[own[0]])
+    solution = [ids if dim in own else None for dim, ids in enumerate(call.axes(right)) if dim >= end]
+    return [(*lead, *solution), *(_factors(call, systems[0], out) for out in call.outs[1:])]
 
 
-def _beside(call: Call, system: torch.Tensor, out: torch.Tensor) -> Axes:
+def _sides(call: Call) -> tuple[torch.Tensor, list[torch.Tensor], list[int]]:
+    """Return the right-hand sides, the systems, and the axis of several sides, if there is one."""
+    right = call.named("B") if call.named("B") is not None else call.args[0]
+    systems = [x for x in tensors_in(call.args) if x is not right]
+    if right.dim() == 1 or (call.name == "_linalg_solve_ex" and right.shape == systems[0].shape[:-1]):
+        return right, systems, []
+    return right, systems, [right.dim() - 1 if call.named("left") is not False else right.dim() - 2]
+
+
+def _meet_longest(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
+    """Unite the ids on axes that meet, where they exist and are not broadcast."""
+    sizes = [x.shape[dim] for x, dim in here if dim >= 0]
+    return meet_axis(call, [(x, dim) for x, dim in here if dim >= 0 and x.shape[dim] == max(sizes)])
+
+
+def _factors(call: Call, system: torch.Tensor, out: torch.Tensor) -> Axes:
     """Return the axes of what an operator returns of its systems: their factors."""
     lead = call.axes(system)[: system.dim() - 2]
     if out.dim() > system.dim() or out.shape[: len(lead)] != system.shape[: len(lead)]:

@@ -13,12 +13,13 @@ from torch import fx
 
 from fxprune.pytorch.rewritable import is_pattern, positional
 
-from ..call import Call
-from ..channels import Axes
+from ..call import Call, inside_call
+from ..channels import Axes, Ids
 from ..lengths import bounds_at
 from ..operation import unlabelled
+from .numbers import needs_places
 from .registry import rule
-from .uniform import expanded, moved
+from .uniformity import expanded, moved
 
 
 @rule(
@@ -83,8 +84,16 @@ def squeeze(call: Call) -> Axes:
     call.needs_rewrite("a squeeze of channels", *(axes[dim] for dim in gone if dim < len(axes)))
     fixed = call.fixed(call.args[0], sizes)
     if open_dims := [dim for dim in sorted(gone) if dim < len(axes) and axes[dim] is None and not fixed[dim]]:
-        call.guard_squeeze(open_dims, *axes)
+        _guard_squeeze(call, open_dims, axes)
     return tuple(ids for dim, ids in enumerate(axes) if dim not in gone or sizes[dim] != 1)
+
+
+def _guard_squeeze(call: Call, dims: list[int], axes: Axes) -> None:
+    """A squeeze that may remove other axes for other inputs is guarded, or freezes."""
+    if not call.states_sizes:
+        call.freeze(inside_call("a squeeze that depends on an input", call.node), *axes)
+    elif call.state.rewritable and call.node is not None:
+        call.state.notes.squeezed[call.node.name] = dims
 
 
 @rule("expand", keeps_parameters=True, creates_channels=True, uniform=expanded)
@@ -97,21 +106,26 @@ def expand(call: Call) -> Axes:
 @rule("slice.Tensor", keeps_parameters=True, uniform=moved)
 def cut(call: Call) -> Axes:
     """The result has a range of one axis."""
-    x, dim, start, stop, step = call.args
-    axes = list(call.axes(x))
+    axes, dim = list(call.axes(call.args[0])), call.args[1]
     ids = axes[dim]
     if ids is not None:
-        taken = ids[start:stop:step]
-        if len(taken) != len(ids):
-            call.needs_places("a slice of channels", ids, bounds_at(call.node, dim % x.dim(), x.dim()))
-            axes[dim] = taken
-            if step > 1 and not _is_put(call.node):
-                call.needs_copy(x, ids)
-        if len(taken) <= 1:
-            if not (len(taken) and call.node is not None and is_pattern(call.node)):
-                call.freeze("one channel is sliced out", taken if len(taken) else ids)
-            axes[dim] = None
+        axes[dim] = _taken(call, ids)
     return tuple(axes)
+
+
+def _taken(call: Call, ids: Ids) -> Ids | None:
+    """Channels in a range go on; a range of one freezes, unless it is part of a known pattern."""
+    x, dim, start, stop, step = call.args
+    taken = ids[start:stop:step]
+    if len(taken) != len(ids):
+        needs_places(call, "a slice of channels", ids, bounds_at(call.node, dim % x.dim(), x.dim()))
+        if step > 1 and not _is_put(call.node):
+            call.state.strided.add(x, call.node, ids)
+    if len(taken) > 1:
+        return ids if len(taken) == len(ids) else taken
+    if not (len(taken) and call.node is not None and is_pattern(call.node)):
+        call.freeze("one channel is sliced out", taken if len(taken) else ids)
+    return None
 
 
 def _is_put(node: fx.Node | None) -> bool:
@@ -129,7 +143,7 @@ def _is_put(node: fx.Node | None) -> bool:
 def split(call: Call) -> list[Axes]:
     """The results are consecutive pieces of one axis."""
     if len(call.out) > 1:
-        call.needs_places("a split of channels", call.axes(call.args[0])[call.args[2]])
+        needs_places(call, "a split of channels", call.axes(call.args[0])[call.args[2]])
     return _pieces(call)
 
 
@@ -137,7 +151,7 @@ def split(call: Call) -> list[Axes]:
 def gates(call: Call) -> list[Axes]:
     """The results are pieces of one axis: the gates of a recurrent layer, by its attributes."""
     if not call.inside_layer:
-        call.needs_places("a split of channels", call.axes(call.args[0])[call.args[2]])
+        needs_places(call, "a split of channels", call.axes(call.args[0])[call.args[2]])
     return _pieces(call)
 
 
@@ -164,7 +178,7 @@ def select(call: Call) -> Axes:
     axes, dim, place = list(call.axes(call.args[0])), *call.args[1:3]
     ids = axes.pop(dim)
     if ids is not None and not (place in (0, -1) and call.node is not None and is_pattern(call.node)):
-        call.needs_places("one of the channels", ids)
+        needs_places(call, "one of the channels", ids)
         call.freeze("one channel is picked by its index", ids[place : place + 1 or None])
     return tuple(axes)
 
@@ -221,15 +235,18 @@ def pad(call: Call) -> Axes:
     x, amounts = call.args[0], call.args[1]
     axes = list(call.axes(x))
     for i in range(len(amounts) // 2):
-        dim, (before, after) = x.dim() - 1 - i, amounts[2 * i : 2 * i + 2]
+        dim, here = x.dim() - 1 - i, slice(2 * i, 2 * i + 2)
         ids = axes[dim]
-        if ids is None or not (before or after):
-            continue
-        call.needs_places("padding among channels", ids, _given(call.node)[2 * i : 2 * i + 2])
-        ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
-        parts = (call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0)))
-        axes[dim] = np.concatenate(parts)
+        if ids is not None and any(amounts[here]):
+            needs_places(call, "padding among channels", ids, _given(call.node)[here])
+            axes[dim] = _padded(call, ids, *amounts[here])
     return tuple(axes)
+
+
+def _padded(call: Call, ids: Ids, before: int, after: int) -> Ids:
+    """Positions that are added are new channels; fewer than none cut some off."""
+    ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
+    return np.concatenate((call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0))))
 
 
 def _given(node: fx.Node | None) -> Sequence[Any]:

@@ -10,8 +10,8 @@ from ..call import Call, Rule
 from ..channels import Axes, Ids
 from ..labels import tensors_in
 from ..operation import unlabelled
-from .registry import rule
-from .uniform import filled, met, moved
+from .registry import Entry, rule
+from .uniformity import filled, met, moved
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (
@@ -34,6 +34,10 @@ def pointwise(call: Call) -> list[Axes]:
     """
     axes = meet(call, tensors_in(call.args), call.outs[0].shape)
     return [axes if out.dim() == len(axes) else unlabelled(out) for out in call.outs]
+
+
+# The entry of an operator that PyTorch tags as pointwise.
+POINTWISE = Entry(pointwise, uniform=met)
 
 
 def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:
@@ -59,9 +63,9 @@ def meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
     found: Ids | None = None
     for label, dim in labels:
         found = call.unify(found, label.axes[dim])
-    for ids in waiting:
-        if found is not None and ids is not None:
-            call.unify(found, call.wake(ids))
+    for label, dim in every:
+        if label.axes[dim] is None:
+            call.unify(found, call.met(found, label, dim))
     return found
 
 
@@ -95,6 +99,17 @@ def prelu(call: Call) -> Axes:
     if ids is not None:
         axes[1] = paired(call, axes[1], ids)
     return tuple(axes)
+
+
+@rule("bucketize.Tensor", "isin.Tensor_Tensor", "searchsorted.Tensor")
+def looked_up(call: Call) -> Axes:
+    """Each number is looked up by itself in a table, whose axes are no channels."""
+    first, second, *more = call.args
+    x, table = (first, second) if call.name != "searchsorted" else (second, first)
+    others = (ids for other in (table, *tensors_in(more)) for ids in call.axes(other))
+    by_place = call.named("assume_unique") or (call.name == "searchsorted" and table.dim() > 1)
+    call.freeze("numbers of a table", *others, *(call.axes(x) if by_place else ()))
+    return call.axes(x)
 
 
 @rule("zeros_like", "ones_like", "full_like", "fill", "fill_", "zero", "zero_", uniform=moved)
@@ -148,7 +163,7 @@ def unfilled(call: Call, rule: Rule) -> list[Axes]:
 
 @rule("new_empty", creates_channels=True, uniform=unfilled)
 def empty(call: Call) -> Axes:
-    """The result holds no numbers yet; a circular padding writes each channel to its place."""
+    """The result holds no numbers yet; a circular padding writes each channel to its position."""
     x, out = call.args[0], call.out
     if not _pads(call) or x.dim() != out.dim():
         return unlabelled(out)

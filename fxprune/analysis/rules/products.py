@@ -16,7 +16,7 @@ from ..channels import Axes, Ids
 from ..labels import Label
 from .pointwise import paired
 from .registry import rule
-from .uniform import met_axis
+from .uniformity import met_axis
 
 _IN_GROUPS = "rows or columns that offsets divide into groups"
 
@@ -108,7 +108,9 @@ def product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
     # An axis of equal numbers is as long as the channels that it meets later.
     ends = [_or_waiting(left, -2) for _ in rows] + [_or_waiting(right, -1) for _ in columns]
     lead = axes[: len(axes) - len(ends)]
-    call.count_macs(call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *lead, *ends)
+    call.state.notes.count_macs(
+        call.node, call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *lead, *ends
+    )
     return axes
 
 
@@ -146,7 +148,7 @@ def bilinear(call: Call) -> Axes:
 
 
 @rule("_grouped_mm", "transformers::grouped_mm_fallback", reads_weights=(0, 1))
-def grouped(call: Call) -> Axes:
+def grouped_product(call: Call) -> Axes:
     """Group by group, ``[s, q] @ [g, q, r]``, ``[g, p, q] @ [q, s]`` or ``[p, s] @ [s, r]``.
 
     Offsets say which of the ``s`` belong to which of ``g`` groups: these two axes carry no channels.
@@ -167,7 +169,7 @@ def _jagged(call: Call) -> Axes:
     call.tie(rows if left.is_parameter else None, columns if right.is_parameter else None)
     call.freeze(_IN_GROUPS, *left.axes[:-2], *right.axes[:-2])
     summed = next((ids for ids in inner if ids is not None), None)
-    call.count_macs(a.shape[-2] * b.shape[-1] * a.shape[-1], summed, rows, columns)
+    call.state.notes.count_macs(call.node, a.shape[-2] * b.shape[-1] * a.shape[-1], summed, rows, columns)
     if a.dim() == b.dim():
         call.freeze(_IN_GROUPS, *inner)
         return (None, rows, columns)

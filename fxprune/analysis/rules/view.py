@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +14,12 @@ from fxprune.pytorch.view_factors import ones_beside, view_factors
 from ..call import Call, Rule
 from ..channels import Axes, Ids
 from ..operation import unlabelled
+from .numbers import needs_number
 from .registry import rule
-from .uniform import repeated
+from .uniformity import repeated
 
 
-class Part(NamedTuple):
+class ViewedAxis(NamedTuple):
     """An axis that is viewed: its ids, and whether all inputs have it as long as here."""
 
     size: int
@@ -32,12 +33,12 @@ def viewed(call: Call, _: Rule) -> list[Axes]:
     axes: list[Ids | None] = [None] * out.dim()
     fixed = call.fixed(x)
     for left, right in view_factors(x.shape, out.shape) if x.numel() else ():
-        before = [Part(x.shape[dim], label.waiting(dim), fixed[dim]) for dim in left if x.shape[dim] > 1]
+        before = [ViewedAxis(x.shape[dim], label.waiting(dim), fixed[dim]) for dim in left if x.shape[dim] > 1]
         after = [dim for dim in right if out.shape[dim] > 1]
         if len(after) == 1 and all(label.axes[dim] is None for dim in left):
             axes[after[0]] = merged(call, before)[0]
         else:
-            call.freeze("an expanded axis is viewed otherwise", *(part.ids for part in before))
+            call.freeze("an expanded axis is viewed otherwise", *(axis.ids for axis in before))
     return [tuple(axes)]
 
 
@@ -47,30 +48,36 @@ def viewed(call: Call, _: Rule) -> list[Axes]:
 )  # fmt: skip
 def view(call: Call) -> Axes:
     """A view has the same elements in the same order with other sizes."""
-    x, out = call.args[0], call.out
+    x, out, on_x = call.args[0], call.out, call.axes(call.args[0])
     if x.numel() == 0:
-        call.freeze("view of an empty tensor", *call.axes(x))
+        call.freeze("view of an empty tensor", *on_x)
         return unlabelled(out)
-    axes: list[Ids | None] = [None] * out.dim()
-    on_x, fixed, stated = call.axes(x), call.fixed(x), call.sizes_stated()
-    runs = view_factors(x.shape, out.shape)
+    before = [ViewedAxis(*each) for each in zip(x.shape, on_x, call.fixed(x), strict=True)]
+    runs, axes = view_factors(x.shape, out.shape), dict[int, Ids | None].fromkeys(range(out.dim()))
     for (left, right), ones in zip(runs, ones_beside(x.shape, out.shape, runs), strict=True):
-        wide_right = [dim for dim in right if out.shape[dim] > 1]
-        parts = [Part(x.shape[dim], on_x[dim], fixed[dim]) for dim in left if x.shape[dim] > 1]
-        sizes = [out.shape[dim] for dim in wide_right]
-        # [n, c k] -> [n c, k] splits c k before it merges n and c.
-        for middle in _cut([part.size for part in parts], sizes):
-            parts = _through(call, parts, middle)
-        # An axis that has length 1 here, but may have more, merges with the channels, too, where they leave it room.
-        room = len(wide_right) != 1 or not stated[wide_right[0]]
-        beside = room and any(x.shape[dim] == 1 and not fixed[dim] for dim in (*left, *ones))
-        for dim, part in zip(wide_right, _through(call, parts, sizes), strict=True):
-            axes[dim] = call.channels.copies(part.ids, beside=True) if beside and part.ids is not None else part.ids
+        axes.update(_run(call, before, left, right, ones))
     _note_lengths(call, on_x, axes)
-    return tuple(axes)
+    return tuple(axes.values())
 
 
-def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
+def _run(
+    call: Call, before: list[ViewedAxis], left: tuple[int, ...], right: tuple[int, ...], ones: tuple[int, ...]
+) -> Iterator[tuple[int, Ids | None]]:
+    """Yield the ids on the new axes ``right`` to which the axes ``left`` are viewed."""
+    out = call.out.shape
+    wide_right = [dim for dim in right if out[dim] > 1]
+    given, sizes = [before[dim] for dim in left if before[dim].size > 1], [out[dim] for dim in wide_right]
+    # [n, c k] -> [n c, k] splits c k before it merges n and c.
+    for middle in _cut([axis.size for axis in given], sizes):
+        given = _through(call, given, middle)
+    # An axis that has length 1 here, but may have more, merges with the channels, too, where they leave it room.
+    room = len(wide_right) != 1 or not call.sizes_stated()[wide_right[0]]
+    beside = room and any(before[dim].size == 1 and not before[dim].fixed for dim in (*left, *ones))
+    for dim, axis in zip(wide_right, _through(call, given, sizes), strict=True):
+        yield dim, call.channels.copies(axis.ids, beside=True) if beside and axis.ids is not None else axis.ids
+
+
+def _note_lengths(call: Call, on_x: Axes, axes: Mapping[int, Ids | None]) -> None:
     """Note axes of channels whose lengths a view asks for by numbers that agree by chance.
 
     ``[b, c, h, w] -> [b, h w, c]`` without a permutation keeps channels on axis 1 if there are as many as positions.
@@ -93,21 +100,21 @@ def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
             right = tuple(dim for dim in right if call.channels.differ(axes[dim]))
             open_too = not any(asked[dim] for dim in right)
         hang = [dim for dim in right if asked[dim] or (asked[dim] is None and open_too)]
-        call.guard_lengths([dim for dim in hang if out.shape[dim] > 1])
+        call.state.notes.guard_lengths(call.node, [dim for dim in hang if out.shape[dim] > 1])
 
 
-def _through(call: Call, parts: list[Part], sizes: list[int]) -> list[Part]:
+def _through(call: Call, given: list[ViewedAxis], sizes: list[int]) -> list[ViewedAxis]:
     """Return the axes of these sizes to which axes longer than 1 are viewed, run by run."""
-    axes: list[Part] = []
-    for left, right in view_factors([part.size for part in parts], sizes):
+    axes: list[ViewedAxis] = []
+    for left, right in view_factors([axis.size for axis in given], sizes):
         if len(left) == len(right) == 1:
-            axes.append(parts[left[0]])
+            axes.append(given[left[0]])
             continue
-        before = [parts[dim] for dim in left]
+        before = [given[dim] for dim in left]
         ids, inside = merged(call, before)
-        chosen, ids = (0, None) if ids is None else split(call, ids, [sizes[dim] for dim in right], inside)
-        fixed = all(part.fixed for part in before)
-        axes += [Part(sizes[dim], ids if place == chosen else None, fixed) for place, dim in enumerate(right)]
+        chosen, ids = (0, None) if ids is None else parted(call, ids, [sizes[dim] for dim in right], inside)
+        fixed = all(axis.fixed for axis in before)
+        axes += [ViewedAxis(sizes[dim], ids if at == chosen else None, fixed) for at, dim in enumerate(right)]
     return axes
 
 
@@ -120,30 +127,30 @@ def _cut(*sides: list[int]) -> Iterator[list[int]]:
         yield [outer // inner for outer, inner in itertools.pairwise(sorted(own | cuts, reverse=True))]
 
 
-def merged(call: Call, parts: list[Part]) -> tuple[Ids | None, tuple[int, int]]:
+def merged(call: Call, given: list[ViewedAxis]) -> tuple[Ids | None, tuple[int, int]]:
     """Return the ids of axes merged into one, and the strides (from, to) of the channels in it.
 
     Each channel occurs once per position of the other axes, every time with a new value.
     """
-    carriers = [i for i, part in enumerate(parts) if part.ids is not None]
+    carriers = [i for i, axis in enumerate(given) if axis.ids is not None]
     if not carriers:
         return None, (0, 0)
     # Only one axis with channels can become narrower: the longest stays, the others freeze.
-    chosen = max(carriers, key=lambda i: parts[i].size)
-    call.freeze("merged with another axis of channels", *(parts[i].ids for i in carriers if i != chosen))
-    ids = parts[chosen].ids
+    chosen = max(carriers, key=lambda i: given[i].size)
+    call.freeze("merged with another axis of channels", *(given[i].ids for i in carriers if i != chosen))
+    ids = given[chosen].ids
     assert ids is not None
-    sizes = [part.size for part in parts]
+    sizes = [axis.size for axis in given]
     stride = math.prod(sizes[chosen + 1 :])
-    if len(parts) == 1:
+    if len(given) == 1:
         return ids, (1, len(ids))
     shape = [size if i == chosen else 1 for i, size in enumerate(sizes)]
     every = np.broadcast_to(ids.reshape(shape), sizes).ravel()
-    beside = not all(part.fixed for i, part in enumerate(parts) if i != chosen)
+    beside = not all(axis.fixed for i, axis in enumerate(given) if i != chosen)
     return call.channels.copies(every, beside=beside), (stride, stride * len(ids))
 
 
-def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
+def parted(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
     """Choose the new axis that carries the channels; return its index and its ids.
 
     If channels already repeat along a new axis (an earlier merge is undone), it is this one. Otherwise it is the
@@ -161,7 +168,7 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
     else:
         call.needs_rewrite("a view that splits channels", ids)
         ranked = sorted(within or range(len(sizes)), key=lambda dim: (-sizes[dim], -dim))
-        chosen = ranked[call.choose_split(ids, len(ranked))]
+        chosen = ranked[call.state.choices.take(call.node, ids, len(ranked))]
     shape = " x ".join(map(str, sizes))
     return chosen, call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
 
@@ -178,7 +185,7 @@ def pixel_shuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[-3]
     if ids is not None:
-        call.needs_number("a factor", ids)
+        needs_number(call, "a factor", ids)
         rows = ids.reshape(-1, factor * factor).T
         axes[-3] = call.unify_rows(rows, f"pixel shuffle by {factor}")
     return _space_frozen(call, axes)
@@ -191,7 +198,7 @@ def pixel_unshuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[-3]
     if ids is not None:
-        call.needs_number("a factor", ids)
+        needs_number(call, "a factor", ids)
         axes[-3] = call.channels.copies(np.repeat(ids, factor * factor))
     return _space_frozen(call, axes)
 
@@ -230,7 +237,7 @@ def channel_shuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[1]
     if ids is not None:
-        call.needs_number("a number of groups", ids)
+        needs_number(call, "a number of groups", ids)
         rows = ids.reshape(groups, -1)
         call.unify_rows(rows, f"channel shuffle over {groups} groups")
         axes[1] = np.ascontiguousarray(rows.T).ravel()

@@ -1,4 +1,4 @@
-"""Rules for operators that sample images at places, most of them torchvision's."""
+"""Rules for operators that sample images at points, most of them torchvision's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torchvision.ops  # noqa: F401  (its operators exist once it is imported)
 
 from ..call import Call
 from ..channels import Axes, Ids
+from ..labels import Label
 from .pointwise import paired
 from .products import read_by
 from .registry import rule
@@ -32,23 +33,26 @@ def warped(call: Call) -> Axes:
 
 @rule("torchvision::deform_conv2d", reads_weights=(1,))
 def deformed(call: Call) -> Axes:
-    """Convolution at places that offsets choose: columns read; offsets serve many channels."""
+    """Convolution at points that offsets choose: columns read; offsets serve many channels."""
     x, weight, offset, mask, bias = call.args[:5]
-    groups, of_offsets = call.args[11:13]
     label, on_x = call.label(weight), call.axes(x)
     call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:])
     call.freeze("offsets and masks", *call.axes(offset), *call.axes(mask))
     call.freeze("a kernel axis of a computed weight" if not label.is_parameter else "", *label.axes[2:])
-    rows, columns = label.axes[:2]
-    inside = on_x[1]
+    _read(call, on_x[1], label)
+    call.tie(label.axes[0])
+    return (None, paired(call, label.axes[0], _vector(call, bias)), None, None)
+
+
+def _read(call: Call, x: Ids | None, label: Label) -> None:
+    """Columns read channels; each group of offsets has the same ones; groups of weights freeze."""
+    (groups, of_offsets), (rows, columns) = call.args[11:13], label.axes[:2]
     if groups > 1:
-        call.freeze("a deformed convolution in groups", inside, rows, columns)
-    else:
-        if inside is not None:
-            call.unify_rows(inside.reshape(of_offsets, -1), f"{of_offsets} groups of offsets")
-        read_by(call, inside, columns, label)
-    call.tie(rows)
-    return (None, paired(call, rows, _vector(call, bias)), None, None)
+        call.freeze("a deformed convolution in groups", x, rows, columns)
+        return
+    if x is not None:
+        call.unify_rows(x.reshape(of_offsets, -1), f"{of_offsets} groups of offsets")
+    read_by(call, x, columns, label)
 
 
 def _vector(call: Call, bias: torch.Tensor) -> Ids | None:

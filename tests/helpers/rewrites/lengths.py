@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 
 from fxprune.analysis import rule_mode
-from fxprune.analysis.lengths.fixed import factors_behind
+from fxprune.analysis.lengths.factors import factors_behind
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.modules import MetaMode, to_meta
@@ -22,7 +22,7 @@ def lengths_told():
     def noted(operation, labels, answer, *, pointwise):
         behind = factors_behind(operation, labels, answer, pointwise=pointwise)
         if operation.node is not None and len(behind) == 1:
-            told[operation.node.name] = operation.outs[0], operation._state.labels
+            told[operation.node.name] = operation.outs[0], operation.state.labels
         return behind
 
     with mock.patch.object(rule_mode, "factors_behind", noted):

@@ -1,18 +1,24 @@
-"""Rules for values that are picked from places, or put at places, which an index names."""
+"""Rules for values that are picked from places, or put at places, which an index names.
+
+So are the rows of a table of embeddings, whose columns are channels.
+"""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
-from fxprune.pytorch.meta.constants import MASKS
+from fxprune.pytorch.meta.constants import MASKS, value_of
 from fxprune.pytorch.rewritable import INTERLEAVED, canonical_call
 
 from ..call import Call
 from ..channels import Axes, Ids
-from ..labels import tensors_in
+from ..operation import unlabelled
+from .numbers import needs_places
 from .pointwise import NO_CHANNELS, meet_axis, paired
 from .registry import rule
 
@@ -39,37 +45,78 @@ def index_put(call: Call) -> Axes:
     meet position by position; so do tensor and values on other axes.
     """
     x, tables, values = call.args[:3]
-    axes = list(call.axes(x))
-    given = [(place, table) for place, table in enumerate(tables) if table is not None]
+    axes, given = list(call.axes(x)), [(dim, table) for dim, table in enumerate(tables) if table is not None]
     here = _put(call, *given[0], values) if len(given) == 1 else None
+    if here is None and len(given) == 1 and given[0][1].dtype in MASKS and values.numel() == 1:
+        return _masked(call, axes, *given[0])
+    dims: list[int | None] = _picked(call) if here is None else [*range(x.dim())]
     if here is not None:
         axes[given[0][0]] = here
-    elif len(given) == 1 and given[0][1].dtype in MASKS and values.numel() == 1:
-        place, mask = given[0]
-        axes[place : place + mask.dim()] = [meet_axis(call, [(x, place + i), (mask, i)]) for i in range(mask.dim())]
-        return tuple(axes)
-    dims: list[int | None] = _picked(call) if here is None else [*range(x.dim())]
+    _meet_values(call, axes, dims, but=None if here is None else given[0][0])
+    return tuple(axes[dim] if dim in dims else None for dim in range(x.dim()))
+
+
+def _masked(call: Call, axes: list[Ids | None], first: int, mask: torch.Tensor) -> Axes:
+    """A mask picks positions for one number: it meets the tensor position by position."""
+    for dim in range(mask.dim()):
+        axes[first + dim] = meet_axis(call, [(call.args[0], first + dim), (mask, dim)])
+    return tuple(axes)
+
+
+def _meet_values(call: Call, axes: list[Ids | None], dims: list[int | None], *, but: int | None) -> None:
+    """Values meet a tensor on its axes ``dims``, counted from behind; on new axes they freeze.
+
+    ``but``: an axis that they have met.
+    """
+    x, _, values = call.args[:3]
     for behind, dim in enumerate(reversed(dims), 1):
-        if values.dim() < behind or values.shape[-behind] == 1 or (here is not None and dim == given[0][0]):
+        if values.dim() < behind or values.shape[-behind] == 1 or (but is not None and dim == but):
             continue
         if dim is None:
             call.freeze(_PICKS, call.axes(values)[-behind])
         else:
             axes[dim] = meet_axis(call, [(x, dim), (values, values.dim() - behind)])
-    return tuple(axes[dim] if dim in dims else None for dim in range(x.dim()))
 
 
 def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes | None:
     """Move channels to the places where a constant index puts them; None if none are known."""
     axes = list(call.axes(x))
     ids = axes[dim]
-    places = None if ids is None else call.places(table, ids)
+    places = None if ids is None else _named(call, table, ids)
     if ids is None or places is None:
         return None
     axes[dim] = call.channels.distinct(ids[places]) if len(places) > 1 else None
     if len(places) <= 1:
         call.freeze("one channel is picked by its index", ids[places])
     return tuple(axes)
+
+
+def _named(call: Call, table: torch.Tensor, ids: Ids) -> Ids | None:
+    """Return the positions among ``ids`` that an index [n], or a mask, names; None if unknown.
+
+    The narrow network has an index of its own, with the positions of these channels among the kept ones.
+    """
+    node, notes = call.node, call.state.notes
+    listed = _listed(node) if table.dim() == 1 else None
+    value = value_of(table) if table.dim() == 1 and listed is None else listed
+    if value is None or node is None or call.state.lengths.unknown(node):
+        return None
+    notes.tables.append((table, node, ids))
+    found = value.nonzero()[:, 0] if value.dtype in MASKS else value.long()
+    places: Ids = np.arange(len(ids))[found.numpy()]
+    call.needs_rewrite("an index among channels", ids)
+    notes.places[node.name] = places
+    return places
+
+
+def _listed(node: fx.Node | None) -> torch.Tensor | None:
+    """Return the list of numbers by which a call picks or puts values; operators get a tensor."""
+    if node is None or node.target not in (operator.getitem, operator.setitem):
+        return None
+    items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    lists = [item for item in items if isinstance(item, list)]
+    plain = len(lists) == 1 and all(isinstance(number, int) for number in lists[0])
+    return torch.tensor(lists[0]) if plain else None
 
 
 def _put(call: Call, dim: int, table: torch.Tensor, values: Any) -> Ids | None:
@@ -79,10 +126,10 @@ def _put(call: Call, dim: int, table: torch.Tensor, values: Any) -> Ids | None:
     every = not isinstance(values, torch.Tensor) or values.dim() < behind or values.shape[-behind] == 1
     source = None if every else call.axes(values)[-behind]
     ids = call.met(source, call.label(x), dim)
-    places = None if ids is None or (source is None and not every) else call.places(table, ids)
+    places = None if ids is None or (source is None and not every) else _named(call, table, ids)
     if ids is None or places is None or len(set(places.tolist())) < len(places):
         return None
-    call.unify(call.apart(ids[places]), source)
+    call.unify(call.state.labels.keep_apart(ids[places]), source)
     return ids
 
 
@@ -107,8 +154,8 @@ def _picked(call: Call) -> list[int | None]:
         ranks.append(1 if mask else table.dim())
         call.freeze(_PICKS, *(axes[dim] for dim in span), *call.axes(table))
     together = not picked or picked[-1] - picked[0] == len(picked) - 1
-    place = picked[0] if picked and together else 0
-    return [*kept[:place], *[None] * max(ranks), *kept[place:]]
+    first = picked[0] if picked and together else 0
+    return [*kept[:first], *[None] * max(ranks), *kept[first:]]
 
 
 @rule("index_fill", "index_fill_")
@@ -179,8 +226,8 @@ def _ranged(call: Call, dim: int, at: slice, source: Ids | None) -> Ids | None:
     if ids is None:
         call.freeze(NO_CHANNELS, source)
         return None
-    call.needs_places("a slice of channels", ids)
-    taken = call.apart(np.ascontiguousarray(ids[at]))
+    needs_places(call, "a slice of channels", ids)
+    taken = call.state.labels.keep_apart(np.ascontiguousarray(ids[at]))
     if len(taken):
         paired(call, taken, source)
     return ids
@@ -195,19 +242,8 @@ def gather(call: Call) -> Axes:
 
 @rule("linalg_cross")
 def crossed(call: Call) -> Axes:
-    """Along one axis places differ or mix, and channels freeze; on others both operands meet."""
+    """Along one axis positions differ or mix, and channels freeze; on others both operands meet."""
     return _beside(call, call.named("dim"), *call.args[:2])
-
-
-@rule("bucketize.Tensor", "isin.Tensor_Tensor", "searchsorted.Tensor")
-def looked_up(call: Call) -> Axes:
-    """Each number is looked up by itself in a table, whose axes are no channels."""
-    first, second, *more = call.args
-    x, table = (first, second) if call.name != "searchsorted" else (second, first)
-    others = (ids for other in (table, *tensors_in(more)) for ids in call.axes(other))
-    by_place = call.named("assume_unique") or (call.name == "searchsorted" and table.dim() > 1)
-    call.freeze("numbers of a table", *others, *(call.axes(x) if by_place else ()))
-    return call.axes(x)
 
 
 @rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")
@@ -233,3 +269,26 @@ def _beside(call: Call, dim: int, *operands: torch.Tensor, on_dim: Ids | None = 
             call.freeze(_PICKS, *(call.axes(each)[other] for each, _ in here))
             axes.append(None)
     return tuple(axes)
+
+
+@rule("embedding", reads_weights=())
+def embedding(call: Call) -> Axes:
+    """Rows of a table, one for each index: channels of indices stay, the columns come last."""
+    table, index = call.args[0], call.args[1]
+    rows, columns = call.axes(table)
+    call.freeze("rows of a table that an index picks", rows)
+    call.tie(columns)
+    return (*call.axes(index), columns)
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only", reads_weights=())
+def embedding_bag(call: Call) -> list[Axes]:
+    """Sum, mean or maximum of rows of a table: its columns are the result's channels."""
+    rows, columns = call.axes(call.args[0])
+    call.freeze("channels that pick the rows of a bag", *(ids for x in call.args[1:3] for ids in call.axes(x)))
+    call.freeze(
+        "rows of a table that an index picks", rows, *(call.axes(call.args[6]) if call.arg(6) is not None else ())
+    )
+    call.tie(columns)
+    # The index of a maximum is the fourth result, for the backward pass only.
+    return [(None, columns), *map(unlabelled, call.outs[1:])]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..call import Call
-from ..channels import Axes
+from ..channels import Axes, Ids
 from ..operation import unlabelled
+from .numbers import needs_number
 from .pointwise import paired
 from .registry import rule
 
@@ -23,22 +24,26 @@ from .registry import rule
 )
 def batch_norm(call: Call) -> list[Axes]:
     """Batch norm: weight, bias, running mean and running variance tie with axis 1."""
-    x, weight, bias = call.args[:3]
-    mean, variance = call.args[3:5] if isinstance(call.args[3], torch.Tensor) else (None, None)
-    axes = list(call.axes(x))
-    vectors = [call.axes(v)[0] for v in (weight, bias) if v is not None]
-    statistics = [call.statistic(v) for v in (mean, variance) if v is not None]
-    if any(ids is None for ids in statistics):
-        call.freeze("running statistics that are computed", axes[1])
-    vectors += statistics
+    x, axes = call.args[0], call.axes(call.args[0])
+    vectors = _vectors(call, axes[1])
     call.tie(*vectors)
     if axes[1] is None:
         call.freeze("normalises positions that carry no channels", *vectors)
     for ids in vectors if axes[1] is not None else ():
         call.unify(axes[1], ids)
-    if mean is None or call.named("training"):
+    if not isinstance(call.args[3], torch.Tensor) or call.named("training"):
         call.balance("batch statistics", axes[0], *axes[2:])
-    return [tuple(axes), *((axes[1],) if out.shape == x.shape[1:2] else unlabelled(out) for out in call.outs[1:])]
+    return [axes, *((axes[1],) if out.shape == x.shape[1:2] else unlabelled(out) for out in call.outs[1:])]
+
+
+def _vectors(call: Call, channels: Ids | None) -> list[Ids | None]:
+    """Weight, bias and statistics have a number for each channel; computed statistics freeze it."""
+    learned = [call.axes(vector)[0] for vector in call.args[1:3] if vector is not None]
+    running = call.args[3:5] if isinstance(call.args[3], torch.Tensor) else ()
+    statistics = [call.statistic(vector) for vector in running if vector is not None]
+    if any(ids is None for ids in statistics):
+        call.freeze("running statistics that are computed", channels)
+    return learned + statistics
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm")
@@ -65,23 +70,27 @@ def group_norm(call: Call) -> list[Axes]:
 
     With one channel per group, each is normalised alone, and only the number of groups changes.
     """
-    x, weight, bias, groups = call.args[0], call.args[1], call.args[2], call.args[6]
-    axes = list(call.axes(x))
+    axes = list(call.axes(call.args[0]))
     if axes[1] is not None:
-        call.needs_number("a number of groups", axes[1])
-        if groups == len(axes[1]) > 1:
-            if not call.inside_layer:
-                call.needs_rewrite("a number of groups", axes[1])
-        else:
-            rows = axes[1].reshape(groups, -1)
-            call.balance("group normalisation", call.unify_rows(rows, f"{groups} normalisation groups"))
+        _normalise_groups(call, axes[1])
     call.balance("group normalisation", *axes[2:])
     if getattr(call.node, "target", None) in _STATING_SIZES:
         call.freeze("a size that the call states", *axes)
-    for vector in (weight, bias):
+    for vector in call.args[1:3]:
         if vector is not None:
             axes[1] = paired(call, axes[1], call.axes(vector)[0])
     return _with_statistics(call, tuple(axes))
+
+
+def _normalise_groups(call: Call, channels: Ids) -> None:
+    """A group is averaged over, unless it is one channel: then the number of groups is a width."""
+    groups = call.args[6]
+    needs_number(call, "a number of groups", channels)
+    if not groups == len(channels) > 1:
+        rows = channels.reshape(groups, -1)
+        call.balance("group normalisation", call.unify_rows(rows, f"{groups} normalisation groups"))
+    elif not call.inside_layer:
+        call.needs_rewrite("a number of groups", channels)
 
 
 @rule("renorm", "renorm_")

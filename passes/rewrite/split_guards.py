@@ -16,7 +16,7 @@ from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch.rewritable import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
 from fxprune.pytorch.view_factors import view_factors
 
-from .positions import axes_before, guard_inputs, is_constant, is_open, is_read, length_in
+from .position_guards import axes_before, guard_inputs, is_constant, is_open, is_read, length_in
 from .site import WIDE, Site, product
 
 _IN_ORDER = frozenset({
@@ -26,7 +26,7 @@ _IN_ORDER = frozenset({
 })  # fmt: skip
 
 
-def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> dict[int, int]:
+def guard_split(site: Site, asked: Mapping[int, Any], made: fx.Node) -> dict[int, int]:
     """Guard that a view parts channels, and moves positions across them, as in the example.
 
     A view of a flattened tensor is compared with the axes before that. Nothing is guarded that no input can change.
@@ -36,7 +36,7 @@ def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> dict[int
     """
     if is_constant(site.node):
         return {}
-    base, shape = _unflattened(site)
+    base, shape = _before_flattening(site)
     _guard_sides(site, base, shape, asked, made)
     left_over = _left_over(site, shape, asked)
     _guard_cuts(site, base, shape, {**asked, **left_over}, made)
@@ -69,7 +69,7 @@ def _guard_sides(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, An
                 site.call(guard_equal, equal, True, f"{axes_before(site, old_side)} is what it asks for")
 
 
-def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
+def _before_flattening(site: Site) -> tuple[fx.Node, Shape]:
     """Return the tensor behind a view and its wide shape; of a flattened one, before that."""
     nodes, first = site.coupling.nodes, positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     wide: fx.Node = first
@@ -145,14 +145,14 @@ def _is_implied(site: Site, shape: Shape, asked: Mapping[int, Any], before: rang
 
 
 def _left_over(site: Site, shape: Shape, asked: Mapping[int, Any]) -> dict[int, int]:
-    """Return what is left for -1 where a view parts fixed channels, and states all other parts."""
+    """Return what is left for -1 where a view parts fixed channels, and states all other axes."""
     found: dict[int, int] = {}
     for left, right in view_factors(shape.sizes, site.value.sizes):
-        whole = [_fixed_length(site, shape, d) for d in left]
+        fixed = [_fixed_length(site, shape, d) for d in left]
         others = [_stated_length(site, asked, d) for d in right]
         opened = [d for d in right if is_open(asked.get(d)) and site.value.sizes[d] > 1]
-        if None not in whole and len(opened) == others.count(None) == 1 and len(right) > 1:
-            length = math.prod(filter(None, whole)) // math.prod(filter(None, others))
+        if None not in fixed and len(opened) == others.count(None) == 1 and len(right) > 1:
+            length = math.prod(filter(None, fixed)) // math.prod(filter(None, others))
             found |= {d: length for d in opened if length == length_in(site, site.value, d)}
     return found
 
@@ -224,8 +224,8 @@ def _guard_cuts(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, Any
             narrow = math.prod(length_in(site, site.value, d) for d in right[at:])
             equal: Any = True
             if step > block and step % block == 0:  # in front of all channels
-                whole = product(site.graph, [length_in(site, shape, on[0]), now])
-                equal = site.call(operator.eq, site.call(operator.mod, found, whole), 0)
+                channels = product(site.graph, [length_in(site, shape, on[0]), now])
+                equal = site.call(operator.eq, site.call(operator.mod, found, channels), 0)
             elif step < was and was % step == 0:  # behind each channel
                 equal = site.call(operator.eq, site.call(operator.mod, now, found), 0) if step > 1 else True
             else:
@@ -247,10 +247,10 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int], *
             continue
         codes, length, where = site.value.axes[d], asked[d], f"size {d} of `{site.node.name}`"
         once = len(np.unique(codes))
-        whole = once < len(codes) and len(codes) % once == 0
-        if whole:
+        repeats = once < len(codes) and len(codes) % once == 0
+        if repeats:
             length, where = site.call(operator.mod, length, once), f"what channels leave of {where}"
-        site.call(guard_equal, length, 0 if whole else len(codes), where)
+        site.call(guard_equal, length, 0 if repeats else len(codes), where)
 
 
 def _reads_batch(size: fx.Node) -> bool:

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from fxprune.passes.merge import doubled
 
-from .operands import OVER, TIMES, Rows, moves, rows_of, table_of
+from .operands import OVER, TIMES, Maker, maker_of, moves, table_of
 from .sums import FACTOR, SHARE, Factor
 
 # Those that have no terms but products of their operands.
@@ -42,7 +42,7 @@ def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> int
 def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mapping[fx.Node, Any]) -> None:
     if factor.of_input:
         (layer,) = node.users
-        if (rows := rows_of(module, node, layer, values)) is not None:
+        if (rows := maker_of(module, node, layer, values)) is not None:
             _scale(rows, factor.size)
             node.replace_all_uses_with(node.args[0], propagate_meta=False)  # type: ignore[arg-type]
             module.graph.erase_node(node)
@@ -54,7 +54,7 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
         for made in (share, node):
             _drop_factor(module, made)
         return
-    found = (rows_of(module, each, product, values) for each in product.args[:2] if isinstance(each, fx.Node))
+    found = (maker_of(module, each, product, values) for each in product.args[:2] if isinstance(each, fx.Node))
     factors = product.args if product.target in _PRODUCTS else ()
     tables = (table_of(module, each, product) for each in factors if isinstance(each, fx.Node))
     rows = next((each for each in (*found, *tables) if each is not None), None)
@@ -141,7 +141,7 @@ def _rescale(scaling: fx.Node, ratio: float) -> None:
 
 
 @torch.no_grad()
-def _scale(made: Rows, ratio: float) -> None:
+def _scale(made: Maker, ratio: float) -> None:
     for tensor, first in made.pieces:
         rows = made.rows.to(tensor.device) - first
         rows = rows[(rows >= 0) & (rows < len(tensor))]

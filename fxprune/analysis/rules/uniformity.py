@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from ..call import Call, Rule
+from ..call import Call, Rule, inside_call
 from ..channels import Axes, Ids
 from ..labels import tensors_in
 
@@ -80,7 +80,16 @@ def _repeated(call: Call, lead: int, what: str) -> Axes:
     return tuple(ids if new[dim] else label.waiting(dim - lead) for dim, ids in enumerate(fresh))
 
 
+def needs_size(call: Call, what: str, *axes: Ids | None) -> None:
+    """Declare that this operation makes axes of a size that depends on widths.
+
+    If neither the rewrite can change it nor the call that is kept whole adapts, the ids freeze.
+    """
+    if not call.state.rewritable:
+        call.state.marks.make_sized(inside_call(what, call.node), *axes)
+
+
 def _fresh(call: Call, what: str, which: list[bool]) -> Axes:
     axes = tuple(call.channels.fresh(size) if new else None for size, new in zip(call.out.shape, which, strict=True))
-    call.needs_size(what, *axes)
+    needs_size(call, what, *axes)
     return axes

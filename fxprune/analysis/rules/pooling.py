@@ -52,11 +52,11 @@ def spatial_3d(call: Call) -> list[Axes]:
 
 
 @rule("fractional_max_pool2d", "fractional_max_pool3d")
-def drawn_places(call: Call) -> list[Axes]:
-    """Each channel of each sample is pooled at places of its own, which are drawn."""
-    places = call.named("random_samples")
-    call.freeze(RANDOM, *call.axes(call.args[0]), *call.axes(places))
-    return _spatial(call, places.shape[-1])
+def drawn_windows(call: Call) -> list[Axes]:
+    """Each channel of each sample is pooled in windows of its own, which are drawn."""
+    samples = call.named("random_samples")
+    call.freeze(RANDOM, *call.axes(call.args[0]), *call.axes(samples))
+    return _spatial(call, samples.shape[-1])
 
 
 def _spatial(call: Call, rank: int) -> list[Axes]:
@@ -68,9 +68,9 @@ def _spatial(call: Call, rank: int) -> list[Axes]:
 
 @rule("max_unpool2d", "max_unpool3d")
 def unpooled(call: Call) -> Axes:
-    """Values go back to their places: equal values and places give equal results."""
-    values, places = map(call.axes, call.args[:2])
+    """Values go back to their positions: equal values and indices give equal results."""
+    values, indices = map(call.axes, call.args[:2])
     rank = int(call.name[-2])
-    call.freeze("an axis with channels is treated as space", *values[-rank:], *places[-rank:])
-    lead = [paired(call, *each) for each in zip(values[:-rank], places[:-rank], strict=True)]
+    call.freeze("an axis with channels is treated as space", *values[-rank:], *indices[-rank:])
+    lead = [paired(call, *each) for each in zip(values[:-rank], indices[:-rank], strict=True)]
     return (*lead, *(None for _ in range(rank)))

@@ -44,7 +44,7 @@ def guard_positions(site: Site, sizes: list[Any]) -> None:
         guard_run(site, left, {d: sizes[d] for d in right})
         if any(map(is_open, asked[at])) or (not stated[at] and len(left) == len(right) == 1):
             continue
-        others = [d for place, dims in enumerate(free) if place != at and takes[place] for d in dims]
+        others = [d for other, dims in enumerate(free) if other != at and takes[other] for d in dims]
         between = {d for a in free[at] for b in others for d in range(min(a, b), max(a, b) + 1)}
         if not any(narrow.axes[d] is not None for d in between):
             continue
@@ -138,11 +138,11 @@ def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None
         for dims in (front, behind) if front and behind else ():
             _guard_length_of(site, dims)
         return
-    place, mixed = opened[0], bool({*front} & {*behind})
-    if front and not (place < new[0] or place == new[0] == long[0]):
-        _guard_share(site, front, {d: size for d, size in asked.items() if d < place}, mixed)
-    if behind and not (place > new[-1] or place == new[-1] == long[-1]):
-        _guard_share(site, behind, {d: size for d, size in asked.items() if d > place}, mixed)
+    first_open, mixed = opened[0], bool({*front} & {*behind})
+    if front and not (first_open < new[0] or first_open == new[0] == long[0]):
+        _guard_share(site, front, {d: size for d, size in asked.items() if d < first_open}, mixed)
+    if behind and not (first_open > new[-1] or first_open == new[-1] == long[-1]):
+        _guard_share(site, behind, {d: size for d, size in asked.items() if d > first_open}, mixed)
 
 
 def _guard_share(site: Site, dims: Sequence[int], asked: Mapping[int, Any], mixed: bool) -> None:
@@ -152,7 +152,7 @@ def _guard_share(site: Site, dims: Sequence[int], asked: Mapping[int, Any], mixe
         guard_inputs(site)
     elif stated:
         _guard_length_of(site, dims)
-    elif not mixed:  # what the model computes for a flat tensor counts its parts
+    elif not mixed:  # what the model computes for a flat tensor counts its axes
         was = math.prod(length_in(site, site.value, d) for d in asked)
         found = product(site.graph, [*(site.length(d) for d in dims), was])
         wanted = product(site.graph, [*asked.values(), math.prod(length_in(site, site.wide_of(0), d) for d in dims)])

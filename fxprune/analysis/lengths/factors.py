@@ -1,4 +1,4 @@
-"""Which axes beside the channels have one length for all inputs: heads, groups, kernels.
+"""Some axes beside the channels have one length for all inputs: heads, groups, kernels.
 
 Lengths of other axes, as of batch and space, change with the input. A view may merge both kinds, so that the length of
 an axis has *factors*, the outermost first; a negative one stands for a length that may change.
@@ -115,7 +115,7 @@ def _taken_apart(factors: Factors, sizes: Sequence[int]) -> list[Factors]:
 
 
 def _met(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """Return those of the operands' axes at the same places, counted from behind."""
+    """Return those of the operands' axes at the same positions, counted from behind."""
     found: list[Factors] = []
     operands = list(zip(tensors_in(operation.args), labels, strict=True))
     for behind in range(out.dim(), 0, -1):

@@ -1,4 +1,4 @@
-"""Where a rule for uniform axes is broken on purpose, or its rewrite, an oracle finds it."""
+"""An oracle finds a rule for uniform axes that is broken on purpose, or its rewrite."""
 
 from __future__ import annotations
 

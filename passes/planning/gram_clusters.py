@@ -89,7 +89,7 @@ def _starts(gram: Points) -> int:
 def _distances(gram: Points, factor: Points | None = None) -> Points:
     """Return the squared distances, each multiplied by the factors of its two points."""
     squares, distances = gram.diagonal().copy(), np.empty_like(gram)
-    for rows in _in_parts(np.arange(len(gram))):
+    for rows in _in_blocks(np.arange(len(gram))):
         some = np.multiply(gram[rows], -2.0, out=distances[rows[0] : rows[-1] + 1])
         some += squares
         some += squares[rows, None]
@@ -100,7 +100,7 @@ def _distances(gram: Points, factor: Points | None = None) -> Points:
     return distances
 
 
-def _in_parts(rows: Labels) -> Iterator[Labels]:
+def _in_blocks(rows: Labels) -> Iterator[Labels]:
     for start in range(0, len(rows), _ROWS):
         yield rows[start : start + _ROWS]
 
@@ -152,15 +152,15 @@ def _moved(gram: Points, labels: Labels) -> Labels:
         own = sums[labels, every]
         square = np.bincount(labels, own) / size  # |sum|^2 / n
         # What a point adds to a cluster of n points at a distance d from their mean: d^2 n / (n + 1).
-        for rows in _in_parts(changed):
+        for rows in _in_blocks(changed):
             added = size[rows, None] * squares
             added += square[rows, None]
             added -= 2 * sums[rows]
             added /= size[rows, None] + 1
             joining[rows] = added
         joining[labels, every] = np.inf
-        for part in np.unique(changed // _ROWS):
-            joining[part * _ROWS : (part + 1) * _ROWS].min(axis=0, out=nearest[part])
+        for block in np.unique(changed // _ROWS):
+            joining[block * _ROWS : (block + 1) * _ROWS].min(axis=0, out=nearest[block])
         among = np.minimum(nearest.argmin(axis=0) * _ROWS + np.arange(_ROWS)[:, None], len(sums) - 1)
         best = among[joining[among, every].argmin(axis=0), every]
         leaving = (size[labels] * squares + square[labels] - 2 * own) / np.maximum(size[labels] - 1, 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from .positions import length_in
+from .position_guards import length_in
 from .site import Site
 
 
@@ -24,7 +24,7 @@ def convolved(site: Site) -> fx.Node | None:
 
 
 def convolved_back(site: Site) -> fx.Node | None:
-    """Functional transposed convolution: fewer groups where whole groups merge."""
+    """Functional transposed convolution: fewer groups where complete groups merge."""
     weight, groups = site.shape_of(1), site.parameter(6, "groups", 1)
     channels, before = site.shape_of(0).axes[1], site.value.sizes[1] // weight.sizes[1]
     if channels is None:
@@ -47,11 +47,11 @@ def normalised(site: Site) -> fx.Node | None:
     on_x = site.shape_of(0)
     shape = list(site.parameter(1, "normalized_shape"))
     lead = len(on_x.sizes) - len(shape)
-    for place in range(len(shape)):
-        codes = on_x.axes[lead + place]
+    for at in range(len(shape)):
+        codes = on_x.axes[lead + at]
         if codes is not None:
-            site.guard_length(lead + place, on_x)
-            shape[place] = int(site.kept(codes).sum())
+            site.guard_length(lead + at, on_x)
+            shape[at] = int(site.kept(codes).sum())
     kwargs = {key: value for key, value in site.kwargs.items() if key != "normalized_shape"}
     return site.copy((site.args[0], tuple(shape), *site.args[2:]), kwargs)
 

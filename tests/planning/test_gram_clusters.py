@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from fxprune.passes.planning.pairwise import balanced_clusters, gram_of, pairwise_clusters
+from fxprune.passes.planning.gram_clusters import balanced_clusters, gram_of, pairwise_clusters
 
 
 def lost(x, labels):
