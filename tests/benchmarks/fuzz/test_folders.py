@@ -64,7 +64,7 @@ def test_a_manifest_that_is_not_held_to_its_word_is_found(subjects, monkeypatch)
 
 
 def test_what_was_done_is_not_done_again_and_a_process_that_dies_is_told(subjects, tmp_path, monkeypatch):
-    target = fuzz_folders.Target(lambda place: [subject for subject, _ in subjects], lambda *_: {})
+    target = fuzz_folders.FuzzTarget(lambda place: [subject for subject, _ in subjects], lambda *_: {})
 
     def attack(number, seed, *_):
         if number == 2:
