@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import fx
 
+from fxprune.pytorch.call_targets import PRODUCTS, canonical_call, scales_input
 from fxprune.pytorch.meta.constants import MASKS, value_of
-from fxprune.pytorch.rewritable import PRODUCTS, canonical_call, scales_input
 
 from .channels import Axes, Ids
 from .labels import Label

@@ -16,13 +16,13 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, run_on, tensors_of
+from fxprune.arguments.misfits import unfit
 from fxprune.arguments.outputs import Outputs, check_known, counts
 from fxprune.arguments.records import fields_of
-from fxprune.arguments.unfit import unfit
 from fxprune.equivalence import unchanged, values_of
 from fxprune.errors import CaptureError
+from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.modules import clone_sharing, device_of, named_tensors
-from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import source_of_error
 
 # A node that writes into a tensor stays: what it wrote may be read elsewhere.

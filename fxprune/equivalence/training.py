@@ -8,8 +8,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.torch_private import pytree
 
+from .attributes import KEEPS, Attributes
 from .example_values import changed, doubled
-from .kept_state import KEEPS, Attributes
 from .observation import Certain, compare, generator_states, try_to_observe
 from .pair import Pair
 

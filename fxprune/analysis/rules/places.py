@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fxprune.pytorch.call_targets import INTERLEAVED, canonical_call
 from fxprune.pytorch.meta.constants import MASKS
-from fxprune.pytorch.rewritable import INTERLEAVED, canonical_call
 
 from ..call import Call
 from ..channels import Axes, Ids

@@ -26,10 +26,10 @@ from fxprune.pytorch.torch_private import (
     tensor_tables,
 )
 
-from .recorder import ObjectAskedError
+from .mode_recorder import ObjectAskedError
 
 if TYPE_CHECKING:
-    from .symbolic import SymbolicTracer
+    from .symbolic_trace import SymbolicTracer
 
 # Numbers of a stored tensor, which the narrow network takes from the wide one.
 _SIZES = frozenset({"shape", "size", "numel", "nelement", "dim", "ndim", "ndimension", "stride", "__len__"})

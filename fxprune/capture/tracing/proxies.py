@@ -14,15 +14,15 @@ from torch import fx
 
 from fxprune.pytorch.torch_private import pytree
 
-from .claimed_types import claims_type
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
-from .made_by_type import TypeOfTensors
 from .numpy_functions import called
 from .own_tensors import note_written
 from .stand_ins import TRUNC, recorded_method
+from .tensor_types import TypeOfTensors
+from .type_claims import claims_type
 
 if TYPE_CHECKING:
-    from .concrete import ConcreteTracer
+    from .concrete_trace import ConcreteTracer
 
 # Augmented assignments and the methods of tensors that they are.
 _IN_PLACE = {

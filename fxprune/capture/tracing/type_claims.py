@@ -20,8 +20,8 @@ from torch import fx
 from fxprune.pytorch.source import short
 from fxprune.pytorch.torch_private import CHECK_ALL_WITH, CHECK_WITH, assert_tensor, pytree
 
-from .made_by_type import made_recorded, plain_type
 from .own_tensors import OwnTensor
+from .tensor_types import made_recorded, plain_type
 
 if TYPE_CHECKING:
     from .proxies import ConcreteProxy

@@ -11,7 +11,7 @@ from helpers.hand_made import randomise
 from torch import nn
 
 from fxprune.capture import attention
-from fxprune.capture.decompose import decomposition
+from fxprune.capture.decompositions import decomposition
 from fxprune.capture.trace import WAY, capture
 from fxprune.passes.verify.outputs import named_outputs, relative_error
 

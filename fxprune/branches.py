@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.coupling import Coupling
 from fxprune.node_facts import Shape
-from fxprune.pytorch.rewritable import ATTENTION, PRODUCTS, Calls, canonical_call
+from fxprune.pytorch.call_targets import ATTENTION, PRODUCTS, Calls, canonical_call
 from fxprune.pytorch.torch_private import OpOverload, op_name, pytree
 
 # Calls on several tensors with the same channels that do not add them: products, and concatenations.

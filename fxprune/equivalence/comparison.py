@@ -20,25 +20,25 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, as_meta, inputs_for
-from fxprune.arguments.unfit import unfit
+from fxprune.arguments.misfits import unfit
 from fxprune.errors import CaptureError
 from fxprune.pytorch.data_writes import attribute_writes
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.precision import PromoteMixed
 from fxprune.pytorch.torch_private import pytree
 
+from .attributes import KEEPS, Attributes
+from .autocast import difference_under_autocast
 from .example_values import changed, doubled_on_meta, values_of
-from .first_layer import first_layer
-from .kept_state import KEEPS, Attributes
+from .layer_difference import first_layer
+from .mode_differences import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .observation import Observation, compare, observe, try_to_observe
-from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
-from .other_sizes import difference_at_other_sizes
 from .pair import Pair
-from .preserved import preserved
+from .preservation import preserved
 from .programs import TELLS, HistoryQuestions, RealRun, only_the_model_asks
+from .proof import are_shown_equal
+from .size_difference import difference_at_other_sizes
 from .training import noise_in_weights, training_difference
-from .under_autocast import difference_under_autocast
-from .without_numbers import are_shown_equal
 
 # The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"

@@ -23,7 +23,7 @@ from fxprune.pytorch.torch_private import pytree
 
 from .contents import contents_of, line_naming
 from .example_values import values_of
-from .preserved import unchanged
+from .preservation import unchanged
 
 KEEPS = "the model keeps"
 

@@ -1,7 +1,7 @@
 """Trace a model symbolically, at the level of modules, for all sizes.
 
 The trace does not know sizes, so it fails if the model's Python code makes a decision by one; then use
-:mod:`fxprune.capture.tracing.concrete`.
+:mod:`fxprune.capture.tracing.concrete_trace`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from torch import fx, nn
 from fxprune.arguments.guards import guard_tensor
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.data_writes import data_writes
+from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.modules import named_tensors
-from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import stack_of
 from fxprune.pytorch.torch_private import hooks_of, pytree
 
-from ..decompose import FUNCTIONS, decomposition, decomposition_for
-from .claimed_types import types_claimed
+from ..decompositions import FUNCTIONS, decomposition, decomposition_for
 from .custom_functions import custom_functions_traced
+from .function_wraps import functions_traced
 from .keys import of_model
-from .made_by_type import plain_type
+from .mode_recorder import Recorder
 from .own_tensors import OwnTensor, check_no_weights, own_tensors_recorded
 from .placeholders import arguments, check_call, of_instance, with_hooks
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
-from .recorder import Recorder
-from .registered_functions import functions_traced
 from .stand_ins import sizes_recorded
+from .tensor_types import plain_type
+from .type_claims import types_claimed
 
 # A frame, held so that no other gets its identity, and its present instruction.
 CallSite = tuple[types.FrameType, int]

@@ -15,7 +15,7 @@ from fxprune.pytorch.torch_private import op_arguments, pytree
 from .own_tensors import read_after_write
 
 if TYPE_CHECKING:
-    from .concrete import ConcreteTracer
+    from .concrete_trace import ConcreteTracer
 
 _INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 

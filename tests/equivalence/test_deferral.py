@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxprune.capture import capture
-from fxprune.equivalence.compare import difference
-from fxprune.equivalence.programs.deferred import Deferred
+from fxprune.equivalence.comparison import difference
+from fxprune.equivalence.programs.deferral import Deferred
 from fxprune.pytorch.torch_private import TorchDispatchMode
 
 X = torch.rand(2, 4, 6, 6)

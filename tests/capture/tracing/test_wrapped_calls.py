@@ -66,7 +66,7 @@ def test_checks_of_values_stay_in_the_graph(tmp_path):
     snapped = fxprune.snap(net, plan)
     narrow, larger = fxprune.narrow(snapped, plan), torch.rand(3, 3, 9, 20)
     assert torch.allclose(narrow(larger), snapped(larger), atol=1e-6)
-    where = r"the check at capture/test_wrapped_calls.py:\d+ fails"
+    where = r"the check at tracing/test_wrapped_calls.py:\d+ fails"
     for network, said in ((net, "numbers below 0 among"), (narrow, where)):
         with pytest.raises(RuntimeError, match=said):
             network(X * torch.nan)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.torch_private import ConvNd, OpOverload, hooks_of, op_arguments, op_name, pytree
 
 CallTarget = str | Callable[..., Any]

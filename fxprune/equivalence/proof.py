@@ -6,7 +6,7 @@ import contextlib
 
 from fxprune.arguments.inputs import Inputs, as_meta
 
-from .other_modes import IN_EVAL
+from .mode_differences import IN_EVAL
 from .pair import Pair
 from .programs import Deferred, runs_deferred
 

@@ -24,7 +24,7 @@ from fxprune.pytorch.modes import is_mode
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import pytree
 
-from .exported import EVAL_ONLY
+from .export import EVAL_ONLY
 
 
 def admit_one_sample(module: fx.GraphModule, inputs: Inputs, capture_again: Callable[[Inputs], fx.GraphModule]) -> None:

@@ -34,12 +34,12 @@ from fxprune.pytorch.torch_private import (
 )
 
 from .checks import check
+from .integers import as_number, known, length_of, take_numbers_first, with_numbers
 from .keys import SizeAsKey
-from .known import as_number, known, length_of, take_numbers_first, with_numbers
 from .own_tensors import note_written
 from .proxies import ConcreteProxy, ConcreteShape
 from .stand_ins import names_recorded
-from .symbolic import CallSite, SymbolicTracer
+from .symbolic_trace import CallSite, SymbolicTracer
 
 _FACTORIES = (
     "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros",

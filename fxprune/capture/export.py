@@ -34,7 +34,7 @@ from fxprune.pytorch.torch_private import (
 
 from .export_constants import constants_unknown, writes_to_constants
 from .tracing.placeholders import arguments
-from .tracing.symbolic import SymbolicTracer
+from .tracing.symbolic_trace import SymbolicTracer
 
 # Checks of dtypes and devices, which may change after the capture.
 _CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)

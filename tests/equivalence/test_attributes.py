@@ -97,12 +97,12 @@ def clamped(s, y):
 
 REFUSED = {
     "type": (lambda s, y: y * 2 if builtins.type(y) is torch.Tensor else y, r"output 0 differs .* first layer .* `b`"),
-    "buffer": (streamed, r"`last` \(set at \S*test_kept_state.py:\d+\)"),
-    "attribute": (remembered, r"keeps `before` \(set at \S*test_kept_state.py:\d+\) from one call to the next"),
+    "buffer": (streamed, r"`last` \(set at \S*test_attributes.py:\d+\)"),
+    "attribute": (remembered, r"keeps `before` \(set at \S*test_attributes.py:\d+\) from one call to the next"),
     "list": (listed, "keeps `history`"),
     "counter in a list": (counted_in_a_list, "keeps `calls`"),
     "counter in an object": (counted_in_an_object, "keeps `tally`"),
-    "counter in a variable": (counted_in_a_variable, r"keeps `.*test_kept_state\.TALLY`"),
+    "counter in a variable": (counted_in_a_variable, r"keeps `.*test_attributes\.TALLY`"),
     "counter in a class": (counted_in_a_class, "keeps `Counted.calls`"),
     "the largest number so far": (largest, "at a second call, output 0 differs"),
     "counter": (counted, "keeps `calls`"),
