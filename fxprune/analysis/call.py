@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from fxprune.pytorch.call_targets import PRODUCTS, canonical_call, scales_input
-from fxprune.pytorch.meta.constants import MASKS, value_of
+from fxprune.pytorch.meta import MASKS, value_of
 
 from .channels import Axes, Ids
 from .labels import Label

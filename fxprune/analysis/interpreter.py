@@ -27,8 +27,7 @@ from fxprune.pytorch.call_targets import (
 )
 from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.layer_sizes import is_shaped
-from fxprune.pytorch.meta.constants import stays, value_of
-from fxprune.pytorch.meta.picks import filled
+from fxprune.pytorch.meta import filled, stays, value_of
 from fxprune.pytorch.modules import device_of, to_meta, unlike_meta
 from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import no_dispatch, pytree, storage_id, versions_of

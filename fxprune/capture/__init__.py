@@ -3,6 +3,5 @@
 from .export import EvalOnly
 from .outputs import without_objects
 from .trace import WAYS, capture, captures, refuse_training
-from .tracing.custom_functions import CUSTOM_GRADIENTS
-from .tracing.symbolic_trace import SymbolicTracer
+from .tracing import CUSTOM_GRADIENTS, SymbolicTracer
 from .training_flag import ModeSwitch

@@ -30,11 +30,11 @@ from fxprune.pytorch.torch_private import (
     fake_tensor_mode,
     pytree,
     storage_id,
+    with_effect,
 )
 
 from .export_constants import constants_unknown, writes_to_constants
-from .tracing.placeholders import arguments
-from .tracing.symbolic_trace import SymbolicTracer
+from .tracing import SymbolicTracer, arguments
 
 # Checks of dtypes and devices, which may change after the capture.
 _CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)
@@ -44,14 +44,13 @@ _MORE_THAN_ONE = re.compile(r"L\['[^']*'\]\S*\.size\(\)\[0\] (>|!=) 1|1 (<|!=) L
 EVAL_ONLY = "fxprune_eval_only"
 
 
+@with_effect
 class EvalOnly(nn.Module):
     """A layer that raises an error unless the network is in eval mode, as in the capture.
 
     The operators would also run in training mode, but the graph lacks what the model does only there. If only
     ``operations`` were captured, it also lacks the decisions of the model under autocast.
     """
-
-    _is_impure = True
 
     def __init__(self, why: str = "", *, operations: bool = False) -> None:
         """Give the reason for the error message."""

@@ -18,7 +18,7 @@ from fxprune.arguments.inputs import Inputs
 from fxprune.equivalence import gradients_difference
 from fxprune.pytorch.modules import clone_sharing
 
-from .tracing.concrete_trace import ConcreteTracer
+from .tracing import ConcreteTracer
 from .training_flag import equal_arguments, traced_modules
 
 

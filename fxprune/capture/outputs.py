@@ -24,6 +24,7 @@ from fxprune.errors import CaptureError
 from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.modules import clone_sharing, device_of, named_tensors
 from fxprune.pytorch.source import source_of_error
+from fxprune.pytorch.torch_private import has_effect, may_write
 
 # A node that writes into a tensor stays: what it wrote may be read elsewhere.
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, slice, range)
@@ -226,14 +227,11 @@ def _alone(node: fx.Node, module: fx.GraphModule) -> bool:
 def _writes(node: fx.Node, module: fx.GraphModule) -> bool:
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
-        return bool(
-            (getattr(layer, "inplace", False) and not _alone(node, module)) or getattr(layer, "_is_impure", False)
-        )
+        return bool((getattr(layer, "inplace", False) and not _alone(node, module)) or has_effect(layer))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     private = name.startswith("__")  # such as __getitem__
     writes = (name.endswith("_") and not private) or name.split(".")[0].endswith("_") or name.startswith("__i")
-    schema = getattr(node.target, "_schema", None)
-    writes = writes or bool(node.kwargs.get("inplace") or "out" in node.kwargs or (schema and schema.is_mutable))
+    writes = writes or bool(node.kwargs.get("inplace") or "out" in node.kwargs or may_write(node.target))
     known = (
         getattr(operator, name, None) is node.target and name.startswith("i") and name not in ("invert", "inv", "index")
     )

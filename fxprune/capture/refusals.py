@@ -9,7 +9,7 @@ from torch import nn
 from fxprune.errors import CaptureError, asks_values, first_line
 from fxprune.pytorch.source import source_of_error, source_of_transform
 
-from .tracing.symbolic_trace import SymbolicTracer
+from .tracing import SymbolicTracer
 
 
 def untraceable(

@@ -34,12 +34,15 @@ from .outputs import object_returned, select_outputs, without_objects
 from .overloads import choose_overloads, drop_sizes_stated_twice
 from .refusals import Failures
 from .sample_guards import admit_one_sample
-from .tracing.concrete_trace import ConcreteTracer
-from .tracing.custom_functions import CUSTOM_GRADIENTS
-from .tracing.function_wraps import keeps_functions
-from .tracing.keys import modules_by_identity
-from .tracing.mode_recorder import ObjectAskedError
-from .tracing.symbolic_trace import SymbolicTracer, reads_any
+from .tracing import (
+    CUSTOM_GRADIENTS,
+    ConcreteTracer,
+    ObjectAskedError,
+    SymbolicTracer,
+    keeps_functions,
+    modules_by_identity,
+    reads_any,
+)
 from .training_flag import FlagWatcher, follow_training, traced_modules
 
 WAY = "fxprune_capture"

@@ -8,7 +8,7 @@ from torch import Tensor
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.arguments.inputs import Inputs, run_on
 from fxprune.errors import kind_and_line
-from fxprune.pytorch.meta.kernels import OwnKernels
+from fxprune.pytorch.meta import OwnKernels
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.torch_private import fake_tensor_mode, pytree
 

@@ -28,14 +28,13 @@ from torch import nn
 from fxprune.common.objects import attribute_or, held_by, is_a, package_of, state_of, text_of
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.source import short
-from fxprune.pytorch.torch_private import versions_of
+from fxprune.pytorch.torch_private import HOOKS_AND_LAYERS, versions_of
 
 _PLAIN = bool, int, float, complex, str
 _SINGLE = frozenset({type(None), *_PLAIN})
 _OPAQUE = torch.Tensor, nn.Module, types.ModuleType, types.CodeType, types.FrameType
 # The tables in which a module keeps its tensors, and what PyTorch keeps in classes.
-_TABLES = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks")) | {"_modules"}
-_OF_TORCH = frozenset(vars(nn.Module())) - _TABLES | {"dump_patches", "call_super_init"}
+_OF_TORCH = frozenset(vars(nn.Module())) - HOOKS_AND_LAYERS | {"dump_patches", "call_super_init"}
 # Packages whose functions, classes and objects no network changes; except the objects of the second, which hold others.
 _OF_PYTHON = sys.stdlib_module_names - {"__main__"}
 _OTHERS = _OF_PYTHON | {"torch", "fxprune", "numpy", "_pytest", "pluggy"}
@@ -83,7 +82,7 @@ def _constants_of(module: nn.Module, known: Constants) -> Contents | None:
     """Describe a module that holds only constants beside its tensors; None for others."""
     held = vars(module)
     names, values, contents = known.get(id(module), ([], [], {}))
-    if any(map(held.get, _TABLES)):  # layers or hooks
+    if any(map(held.get, HOOKS_AND_LAYERS)):  # layers or hooks
         return None
     if not contents or len(held) != len(names) or [*held] != names or not all(map(operator.is_, held.values(), values)):
         attributes = attributes_of(module)
@@ -130,7 +129,7 @@ def attributes_of(holder: Any) -> list[tuple[str, Any]]:
     return [
         (name, value)
         for name, value in [*vars(holder).items()]
-        if name not in _OF_TORCH and (name not in _TABLES or value) and not name.startswith("__")
+        if name not in _OF_TORCH and (name not in HOOKS_AND_LAYERS or value) and not name.startswith("__")
     ]
 
 

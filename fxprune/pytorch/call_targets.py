@@ -17,7 +17,16 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.pytorch.layer_sizes import is_shaped
-from fxprune.pytorch.torch_private import ConvNd, OpOverload, hooks_of, op_arguments, op_name, pytree
+from fxprune.pytorch.torch_private import (
+    OPERATORS,
+    VERSION,
+    ConvNd,
+    OpOverload,
+    hooks_of,
+    op_arguments,
+    op_name,
+    pytree,
+)
 
 CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]
@@ -198,7 +207,7 @@ def runs_own_code(node: fx.Node) -> bool:
 # Reads of sizes, which the rewrite makes numbers, and of other numbers that no width changes.
 _SIZE_METHODS = frozenset({"size", "numel", "nelement", "dim", "__len__"})
 _OF_MEMORY = frozenset({int, torch.UntypedStorage, torch.TypedStorage})
-_WITHOUT_WIDTH = frozenset({"ndimension", "element_size", "itemsize", "get_device", "output_nr", "_version"})
+_WITHOUT_WIDTH = frozenset({"ndimension", "element_size", "itemsize", "get_device", "output_nr", VERSION})
 
 
 def reads_sizes(node: fx.Node) -> bool:
@@ -294,5 +303,5 @@ def is_of_torch(module: nn.Module) -> bool:
 
 def _is_torch(module: str | None) -> bool:
     package, *inside = (module or "torch").split(".")
-    own = inside[:1] == ["_ops"] and inside[1] not in ("aten", "prim", "prims")
+    own = inside[:1] == [OPERATORS] and inside[1] not in ("aten", "prim", "prims")
     return package in ("torch", "_operator", "math", "builtins") and not own

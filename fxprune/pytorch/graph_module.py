@@ -24,12 +24,8 @@ from torch.fx.graph_module import reduce_graph_module
 
 from fxprune.errors import OptionError
 from fxprune.pytorch.modes import show_blocks
-from fxprune.pytorch.torch_private import OpOverload, overload_names, tracer_class
+from fxprune.pytorch.torch_private import CLASS_NAME, LINES, MADE_AGAIN, OpOverload, overload_names, tracer_class
 
-# The state of a graph module that its constructor makes again.
-_MADE_AGAIN = ("_graph", "_tracer_cls")
-# PyTorch's own key for the lines of nodes.
-_LINES = "_graphmodule_graph_node_meta_stack_trace"
 _OURS = "fxprune_"
 # The keys of a narrow network's meta that hold plans.
 _PLANS = ("plan", "earlier", "composed")
@@ -64,7 +60,7 @@ class GraphModule(fx.GraphModule):
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        body = {key: value for key, value in vars(self).items() if key not in _MADE_AGAIN}
+        body = {key: value for key, value in vars(self).items() if key not in MADE_AGAIN}
         body["meta"] = {key: _plain(value) if key in _PLANS else value for key, value in self.meta.items()}
         by_torch = self._reduced_by_torch(body)
         if by_torch is not None:
@@ -80,7 +76,7 @@ class GraphModule(fx.GraphModule):
         if "fxprune" in imports:
             return None
         lines = {node.name: node.stack_trace for node in nodes if node.stack_trace}
-        own = {**body, "_graphmodule_cls_name": type(self).__name__, _LINES: lines}
+        own = {**body, CLASS_NAME: type(self).__name__, LINES: lines}
         meta = own.pop("meta")
         if not all(map(_is_plain, meta.values())):
             return None

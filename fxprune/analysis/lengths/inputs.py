@@ -25,7 +25,7 @@ from fxprune.pytorch.call_targets import (
     reads_sizes,
     takes_all,
 )
-from fxprune.pytorch.meta.constants import MASKS, value_of
+from fxprune.pytorch.meta import MASKS, value_of
 
 from ..channels import Channels, Ids
 from ..labels import Label, Labels, tensors_in

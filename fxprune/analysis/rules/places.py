@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fxprune.pytorch.call_targets import INTERLEAVED, canonical_call
-from fxprune.pytorch.meta.constants import MASKS
+from fxprune.pytorch.meta import MASKS
 
 from ..call import Call
 from ..channels import Axes, Ids

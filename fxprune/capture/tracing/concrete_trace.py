@@ -19,8 +19,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_dtype, guard_equal
 from fxprune.arguments.inputs import Inputs
-from fxprune.pytorch.meta.constants import Picks
-from fxprune.pytorch.meta.picks import filled
+from fxprune.pytorch.meta import Picks, filled
 from fxprune.pytorch.modes import QUESTIONS, is_mode
 from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
 from fxprune.pytorch.source import line_of

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.meta.constants import value_of
-from fxprune.pytorch.torch_private import op_arguments, pytree
+from fxprune.pytorch.meta import value_of
+from fxprune.pytorch.torch_private import FOREACH, op_arguments, pytree
 
 from .own_tensors import read_after_write
 
@@ -40,7 +40,7 @@ def _is_written(tracer: ConcreteTracer, makers: set[fx.Node]) -> bool:
         for user in waiting.pop().users:
             name = str(getattr(user.target, "__name__", user.target))
             in_place = name.endswith("_") and not name.endswith("__")
-            if in_place or name == "setitem" or name.startswith("_foreach") or "out" in user.kwargs:
+            if in_place or name == "setitem" or name.startswith(FOREACH) or "out" in user.kwargs:
                 return True
             value = tracer.value(user)
             if user not in seen and isinstance(value, torch.Tensor) and value.dtype in _INTEGERS:

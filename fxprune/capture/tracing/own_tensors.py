@@ -21,6 +21,7 @@ from fxprune.pytorch.torch_private import (
     TorchDispatchMode,
     functions_undisturbed,
     makes_storage,
+    mark_parameter,
     pytree,
     storage_id,
     tensor_tables,
@@ -172,6 +173,6 @@ def _own(tensor: torch.Tensor, name: str, tracer: SymbolicTracer) -> OwnTensor:
     own = tensor.detach().as_subclass(OwnTensor)
     with functions_undisturbed():
         own.requires_grad_(tensor.requires_grad)
-    own._is_param = isinstance(tensor, nn.Parameter)
+    mark_parameter(own, isinstance(tensor, nn.Parameter))
     own.fxprune_tracer, own.fxprune_name = tracer, name
     return own

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.torch_private import pytree
+from fxprune.pytorch.torch_private import OF_PROXIES, pytree
 
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
 from .numpy_functions import called
@@ -84,7 +84,7 @@ class InPlaceProxy(TypeOfTensors, fx.Proxy):
         if name == "data" and self.node.op == "get_attr":
             self.tracer.overwrite(str(self.node.target), value)  # type: ignore[attr-defined]
             return
-        if name not in ("tracer", "node", "root", "attr", "_node"):
+        if name not in OF_PROXIES:
             self.tracer.attribute_set(self, name)  # type: ignore[attr-defined]
         super().__setattr__(name, value)
 

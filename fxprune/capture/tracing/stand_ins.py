@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.common.objects import is_a, table_of
+from fxprune.pytorch.torch_private import is_marked_parameter
 
 from .keys import uses_identity
 from .own_tensors import OwnTensor
@@ -90,7 +91,7 @@ class _OfTypes(_StandIn):
             asked.tracer.kind_asked(asked, asker)
             found = asked.__class__
         elif asked is not None and found is OwnTensor:
-            found = nn.Parameter if asked._is_param else torch.Tensor
+            found = nn.Parameter if is_marked_parameter(asked) else torch.Tensor
         elif issubclass(found, _StandIn):
             found = builtins.type
         named = torch.Size if found is _SIZE else asker.f_globals.get(found.__name__)

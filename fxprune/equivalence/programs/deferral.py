@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fxprune.arguments.inputs import Inputs, run_on
 from fxprune.pytorch.data_writes import data_writes, number_reads
-from fxprune.pytorch.meta.kernels import foretell
+from fxprune.pytorch.meta import foretell
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import (
     OpOverload,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Mapping, Set
 from types import FrameType
@@ -15,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.inputs import Inputs, as_meta, run_on
 from fxprune.pytorch import data_writes
-from fxprune.pytorch.meta.kernels import make_again, run_meta
+from fxprune.pytorch.meta import make_again, run_meta
 from fxprune.pytorch.modules import PLACES, map_tensors
 from fxprune.pytorch.source import is_graph, is_machinery, line_of
-from fxprune.pytorch.torch_private import OpOverload, draws, no_dispatch, op_name, takes_device
+from fxprune.pytorch.torch_private import HANDED_ON, OpOverload, draws, no_dispatch, op_name, takes_device
 
 from ..observation import leaves_of
 from .layers import Settings
@@ -37,7 +36,7 @@ _OF_SIZES = {*_SIZES.values(), *_RANKS.values()}
 # Bound here, since that in `torch` is watched.
 _is_autocast = torch.is_autocast_enabled
 # Where a question of a method in Python is handed on, or of one that is watched.
-_HANDED_ON = *(f"{torch.__path__[0]}{os.sep}{name}.py" for name in ("_tensor", "overrides")), data_writes.__file__
+_HANDED_ON = *HANDED_ON, data_writes.__file__
 
 # What is asked, and where the tensor comes from -> line of the question, sizes and type of the tensor.
 Questions = dict[tuple[str, Any], tuple[str, Any]]

@@ -12,8 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
-from fxprune.capture import capture
-from fxprune.capture.tracing.symbolic_trace import SymbolicTracer
+from fxprune.capture import SymbolicTracer, capture
 from fxprune.errors import CaptureError, NothingToPruneError
 
 READS = {
