@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fxprune.errors import kind_and_line
+from fxprune.pytorch.precision import dtype_name
 
 from .inputs import Inputs, names_by_place
 
@@ -31,7 +32,7 @@ def unfit(network: Any, inputs: Inputs, error: BaseException, remedy: str = "", 
         remedy = "Give tensors, as `torch.as_tensor(...)` makes them" if _PARSER.search(str(error)) else remedy
     elif isinstance(error, RuntimeError) and _KINDS.search(said):
         unusual = [(name, x) for name, x in given.items() if isinstance(x, torch.Tensor) and _is_unusual(x, said)]
-        hints = [f"`{name}` is {_dtype(x)}: give `{name}.{_remedy(said)}()`" for name, x in unusual]
+        hints = [f"`{name}` is {dtype_name(x.dtype)}: give `{name}.{_remedy(said)}()`" for name, x in unusual]
         remedy = " and ".join(hints) or remedy
     return f"does not run on inputs [{', '.join(map(_described, given.values()))}]: {said}. {remedy}."
 
@@ -56,16 +57,12 @@ def not_tensors(names: Iterable[str], values: Iterable[Any]) -> str:
 
 def _described(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        kind = "" if value.dtype in _IMAGES else f"{_dtype(value)} "
+        kind = "" if value.dtype in _IMAGES else f"{dtype_name(value.dtype)} "
         return f"{kind}{tuple(value.shape)}"
     if value is None or isinstance(value, (bool, int, float)):
         return str(value)
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-
-
-def _dtype(x: torch.Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
 
 
 def _remedy(said: str) -> str:

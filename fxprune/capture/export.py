@@ -166,11 +166,11 @@ def _has_batch(value: Any) -> bool:
 
 def equal_at_batch_one(one: fx.Graph, many: fx.Graph) -> bool:
     """Tell whether the graph for one sample equals the other one with a batch of 1."""
-    left, right = ([n for n in graph.nodes if not _is_number(n)] for graph in (one, many))
+    left, right = ([n for n in graph.nodes if not _makes_number(n)] for graph in (one, many))
     place = {node: index for nodes in (left, right) for index, node in enumerate(nodes)}
 
     def equal(a: Any, b: Any) -> bool:
-        if isinstance(b, fx.Node) and _is_number(b):
+        if isinstance(b, fx.Node) and _makes_number(b):
             value = b.meta["val"]
             if not isinstance(value, torch.SymInt):
                 return bool(value == a)
@@ -187,7 +187,7 @@ def equal_at_batch_one(one: fx.Graph, many: fx.Graph) -> bool:
     return len(left) == len(right) and all(map(alike, left, right))
 
 
-def _is_number(node: fx.Node) -> bool:
+def _makes_number(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(
         node.meta.get("val"), (int, float, bool, torch.SymInt, torch.SymFloat)
     )
@@ -213,7 +213,7 @@ def _is_arithmetic(target: Any) -> bool:
 def _guard_several(tracer: SymbolicTracer, first: Any) -> None:
     """Guard a graph that holds for two samples and more."""
     several = tracer.create_proxy("call_function", operator.gt, (first.size(0), 1), {})
-    _guard(tracer, several, True, f"`{_argument(first.node)}` has two samples or more")
+    _guard(tracer, several, True, f"`{_argument_name(first.node)}` has two samples or more")
 
 
 def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) -> None:
@@ -221,28 +221,28 @@ def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) 
     for proxy, x in zip(proxies, values, strict=True):
         if isinstance(x, torch.Tensor) and x.is_floating_point():
             read = tracer.create_proxy("call_function", getattr, (proxy, "dtype"), {})
-            where = f"the precision of `{_argument(proxy.node)}`"
+            where = f"the precision of `{_argument_name(proxy.node)}`"
             tracer.create_proxy("call_function", guard_dtype, (read, x.dtype, where), {})
     tensors = [(proxy, x) for proxy, x in zip(proxies, values, strict=True) if isinstance(x, torch.Tensor) and x.dim()]
     for place, (proxy, x) in enumerate(tensors):
         own = place and x.shape[0] != tensors[0][1].shape[0]
         for dim in range(0 if own else 1, x.dim()):
-            _guard(tracer, proxy.size(dim), x.shape[dim], f"size {dim} of `{_argument(proxy.node)}`")
+            _guard(tracer, proxy.size(dim), x.shape[dim], f"size {dim} of `{_argument_name(proxy.node)}`")
         if place and not own:
             same = tracer.create_proxy("call_function", operator.eq, (proxy.size(0), tensors[0][0].size(0)), {})
-            _guard(tracer, same, True, f"one batch size in `{_argument(proxy.node)}` and others")
+            _guard(tracer, same, True, f"one batch size in `{_argument_name(proxy.node)}` and others")
 
 
 def _guard(tracer: SymbolicTracer, value: fx.Proxy, expected: object, about: str) -> None:
     tracer.create_proxy("call_function", guard_equal, (value, expected, about), {})
 
 
-def _argument(node: Any) -> str:
+def _argument_name(node: Any) -> str:
     """Name an argument of ``forward``, or a member of one: ``images[0]``."""
     if node.op == "placeholder":
         return str(node.target)
     inside, key = node.args
-    return f"{_argument(inside)}{f'.{key}' if node.target is getattr else f'[{key!r}]'}"
+    return f"{_argument_name(inside)}{f'.{key}' if node.target is getattr else f'[{key!r}]'}"
 
 
 def _guard_weights(tracer: SymbolicTracer, model: nn.Module) -> None:

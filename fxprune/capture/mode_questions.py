@@ -41,7 +41,7 @@ def drop_idle_questions(module: fx.GraphModule, model: nn.Module, tracer: Concre
 
 def _is_idle(model: nn.Module, tracer: ConcreteTracer, training: bool) -> bool:
     try:
-        without, recorded = (_trace(model, tracer, training, gradients) for gradients in (False, True))
+        without, recorded = (_trace_answering(model, tracer, training, gradients) for gradients in (False, True))
     except Exception:  # what cannot be traced may be anything
         return False
     nodes = zip(without.graph.nodes, recorded.graph.nodes, strict=False)
@@ -53,7 +53,7 @@ def _is_idle(model: nn.Module, tracer: ConcreteTracer, training: bool) -> bool:
     )
 
 
-def _trace(model: nn.Module, tracer: ConcreteTracer, training: bool, gradients: bool) -> fx.GraphModule:
+def _trace_answering(model: nn.Module, tracer: ConcreteTracer, training: bool, gradients: bool) -> fx.GraphModule:
     skeleton = clone_sharing(model).eval()
     for each in traced_modules(skeleton, tracer.keeps):
         each.training = training

@@ -1,4 +1,4 @@
-"""A graph that returns only the outputs that count, and computes nothing for others.
+"""Let a graph return only the outputs that count, and compute nothing for others.
 
 A network may also return objects that no graph holds, as the cache of a language model. Where these do not count, a
 capture takes them for None.
@@ -104,7 +104,7 @@ def _objects(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     if fields is None:
         yield place, type(value).__name__
     for key, each in (fields or {}).items():
-        yield from _objects(each, _inside(place, key))
+        yield from _objects(each, _place_inside(place, key))
 
 
 def _without(value: Any, path: list[str]) -> Any:
@@ -147,7 +147,7 @@ class _Selection:
         if isinstance(value, dict):
             return self._present(value, place)
         if isinstance(value, tuple | list):
-            inside = [self.keep(each, _inside(place, number)) for number, each in enumerate(value)]
+            inside = [self.keep(each, _place_inside(place, number)) for number, each in enumerate(value)]
             if place and inside and all(each is None for each in inside):
                 return None
             if hasattr(value, "_fields"):
@@ -164,7 +164,7 @@ class _Selection:
 
     def _present(self, fields: Any, place: str) -> dict[Any, Any] | None:
         """Leave out what does not count, and keep what was None before."""
-        kept = {key: self.keep(each, _inside(place, key)) for key, each in fields.items()}
+        kept = {key: self.keep(each, _place_inside(place, key)) for key, each in fields.items()}
         present = {key: each for key, each in kept.items() if each is not None or fields[key] is None}
         return present if present or not place else None
 
@@ -175,7 +175,7 @@ class _Selection:
         if issubclass(kind, dict) and not dataclasses.is_dataclass(kind):
             present = self._present(fields, place)
             return None if present is None else self.graph.call_function(kind, (present,))
-        kept = {name: self.keep(each, _inside(place, name)) for name, each in fields.items()}
+        kept = {name: self.keep(each, _place_inside(place, name)) for name, each in fields.items()}
         if place and all(each is None for each in kept.values()):
             return None
         make: Any = kind  # or the type checker takes it for an instance
@@ -194,7 +194,7 @@ def _fields_made(node: fx.Node) -> Any:
     return node.args[0] if issubclass(kind, dict) and len(node.args) == 1 and isinstance(node.args[0], dict) else None
 
 
-def _inside(place: str, key: Any) -> str:
+def _place_inside(place: str, key: Any) -> str:
     return f"{place}.{key}" if place else str(key)
 
 

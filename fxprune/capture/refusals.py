@@ -1,4 +1,4 @@
-"""Sentences about models that no way of capture follows."""
+"""Say why no way of capture follows a model, and what to do about it."""
 
 from __future__ import annotations
 

@@ -31,14 +31,14 @@ KEEPS = "the model keeps"
 class Attributes:
     """The attributes that the modules of a network set and read in consecutive calls."""
 
-    def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
-        """Watch the modules of ``model``, except those that are ``whole``: single nodes."""
+    def __init__(self, model: nn.Module, leaf_modules: Collection[str] = ()) -> None:
+        """Watch the modules of ``model``, except ``leaf_modules``: single nodes."""
         inside: set[str] = set()
         self._names: dict[int, str] = {0: ""}
         for name, module in model.named_modules():
-            if name in whole or name.rpartition(".")[0] in inside:
+            if name in leaf_modules or name.rpartition(".")[0] in inside:
                 inside.add(name)
-            if name not in inside or (name in whole and type(module).__module__.startswith("torch.nn.")):
+            if name not in inside or (name in leaf_modules and type(module).__module__.startswith("torch.nn.")):
                 self._names[id(module)] = name
         self._set: dict[tuple[int, str], Any] = {}
         self._lines: dict[tuple[int, str], str] = {}
@@ -48,7 +48,7 @@ class Attributes:
 
     def _written(self, module: nn.Module, name: str, value: Any) -> None:
         if id(module) in self._names and name != "training":
-            self._set[id(module), name] = pytree.tree_map_only(torch.Tensor, _copy, value)
+            self._set[id(module), name] = pytree.tree_map_only(torch.Tensor, _detached_copy, value)
             self._lines[id(module), name] = line_of(sys._getframe(2))
 
     @contextlib.contextmanager
@@ -85,9 +85,9 @@ class Attributes:
 
     def kept(self) -> str:
         """Name the attributes that a call read from the one before and replaced, with their lines."""
-        return ", ".join(f"`{self._path(key)}`{self._place(*key)}" for key in self._kept)
+        return ", ".join(f"`{self._path(key)}`{self._line_of(*key)}" for key in self._kept)
 
-    def _place(self, owner: int, name: str) -> str:
+    def _line_of(self, owner: int, name: str) -> str:
         if (owner, name) in self._lines:
             return f" (set at {self._lines[owner, name]})"
         line = line_naming(name.rpartition(".")[2], [each for each in self._modules if owner in (0, id(each))])
@@ -116,7 +116,7 @@ def attributes_set(model: nn.Module, inputs: Inputs) -> set[str]:
     return watched.assigned()
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
+def _detached_copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().clone()
 
 

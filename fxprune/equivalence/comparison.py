@@ -144,7 +144,7 @@ def _in_eval(pair: Pair, first: Inputs) -> str:
         pair.proven = pair.proven_at_first = pair.alike = True
         return ""
     model = pair.copy(pair.model)
-    why = _in_two_calls(pair, model, Attributes(model, pair.whole), first)
+    why = _in_two_calls(pair, model, Attributes(model, pair.leaf_modules), first)
     return difference_at_other_sizes(pair, first) if not why and pair.keeps else why
 
 

@@ -95,10 +95,10 @@ def _are_equal(pair: Pair, inputs: Inputs, modes: Sequence[Mode], *, training: b
     known = pair.programs.are_equal_in(as_meta(inputs), training, functools.partial(entered, *modes))
     if known is not None and not (known and pair.programs.needs_numbers):
         return known
-    return training or not _differ(pair, inputs, modes)
+    return training or not _numbers_differ(pair, inputs, modes)
 
 
-def _differ(pair: Pair, inputs: Inputs, modes: Sequence[Mode]) -> bool:
+def _numbers_differ(pair: Pair, inputs: Inputs, modes: Sequence[Mode]) -> bool:
     """Tell whether numbers show a difference in modes, in two calls in eval mode."""
     with entered(*modes, kind=pair.device.type):
         model, module = pair.copies()

@@ -21,7 +21,7 @@ from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import set_grad_enabled, storage_id, storage_owners, tensor_tables
 
 from .observation import generators_restored
-from .variables import Variables, base_of, fill, held_by, keys_of
+from .variables import Variables, keys_of, members_of, python_class_of, refill
 from .watch import Watch, has_storage, hold_the_same, lends_noted
 
 _COVERED: set[int] = set()  # storages that a block outside preserves
@@ -53,7 +53,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 class _Snapshot:
-    """What a network and its variables are.
+    """A state of a network and of its variables.
 
     Attributes:
         storages: where its tensors lie.
@@ -70,14 +70,14 @@ class _Snapshot:
         modules = list(model.modules())
         tables = [table for module in modules for table in _tables(module)]
         self._empty = [table for table in tables if not dict.__len__(table)]  # most of them
-        self._tables = [(table, keys_of(table), held_by(table)) for table in tables if dict.__len__(table)]
+        self._tables = [(table, keys_of(table), members_of(table)) for table in tables if dict.__len__(table)]
         self._variables = Variables(modules)
 
     def restore(self) -> None:
         """Restore all but numbers."""
         self._variables.restore()
         for empty in filter(dict.__len__, self._empty):
-            base_of(empty).clear(empty)
+            python_class_of(empty).clear(empty)
         for table in self._tables:
             _restore_table(*table)
         for each in self._facts:
@@ -102,28 +102,32 @@ def _may_change(tensor: Tensor, owners: collections.Counter[int]) -> bool:
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
     if isinstance(module, torch.jit.ScriptModule):
         return []
-    return [vars(module), *tensor_tables(module), *(each for each in vars(module).values() if _is_table(each))]
+    return [
+        vars(module),
+        *tensor_tables(module),
+        *(each for each in vars(module).values() if _is_table_of_module(each)),
+    ]
 
 
-def _is_table(value: Any) -> bool:
+def _is_table_of_module(value: Any) -> bool:
     """Tell whether an attribute is a table of hooks or layers."""
     return is_a(value, collections.OrderedDict) or (is_a(value, dict) and _holds_layers(value))
 
 
 def _holds_layers(table: dict[Any, Any]) -> bool:
-    return any(is_a(each, nn.Module) for each in held_by(table))
+    return any(is_a(each, nn.Module) for each in members_of(table))
 
 
 def _restore_table(table: dict[str, Any], names: list[str], values: list[Any]) -> None:
-    if not are_same(keys_of(table), names) or not are_same(held_by(table), values):
-        fill(table, zip(names, values, strict=True))
+    if not are_same(keys_of(table), names) or not are_same(members_of(table), values):
+        refill(table, zip(names, values, strict=True))
 
 
 def _restore_facts(tensor: Tensor, memory: Tensor, requires_grad: bool, grad: Tensor | None) -> None:
     """Restore where a tensor lies, and what PyTorch keeps beside its numbers."""
     now = tensor.detach()
     same = now.shape == memory.shape and now.dtype == memory.dtype and now.layout == memory.layout
-    if not same or (has_storage(now) and _place(now) != _place(memory)):
+    if not same or (has_storage(now) and _memory_of(now) != _memory_of(memory)):
         tensor.data = memory
     if tensor.is_leaf:
         if tensor.requires_grad != requires_grad:
@@ -132,14 +136,14 @@ def _restore_facts(tensor: Tensor, memory: Tensor, requires_grad: bool, grad: Te
             tensor.grad = grad
 
 
-def _place(tensor: Tensor) -> Any:
+def _memory_of(tensor: Tensor) -> Any:
     return storage_id(tensor), tensor.storage_offset(), tensor.stride()
 
 
 @contextlib.contextmanager
 def _settings_restored() -> Iterator[None]:
     """Restore the settings of PyTorch that a network may change."""
-    before = [(setting, _known(setting[0])) for setting in _settings()]
+    before = [(setting, _known(setting[0])) for setting in _settings_of_torch()]
     try:
         yield
     finally:
@@ -153,7 +157,7 @@ _UNKNOWN = object()
 _REDUCED = "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"
 
 
-def _settings() -> list[_Setting]:
+def _settings_of_torch() -> list[_Setting]:
     """List how each setting is read and written, those that set others first."""
     backends: Any = torch.backends
     cudnn, mkldnn, cuda = backends.cudnn, backends.mkldnn, backends.cuda

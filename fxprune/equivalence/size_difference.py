@@ -23,15 +23,15 @@ def difference_at_other_sizes(pair: Pair, first: Inputs) -> str:
 
     A guard may refuse a batch or size, and so may the model. Both keep what they keep.
     """
-    why, _ = _difference(pair, first, doubled(first))
+    why, _ = _difference_after(pair, first, doubled(first))
     if why:
         return f"after a call at another batch, {why}"
     taken: set[bool] = set()
     for other in at_other_sizes(first):
-        is_larger = _numbers(other) > _numbers(first)
-        if is_larger in taken or _numbers(other) > _MOST:
+        is_larger = _numel_of(other) > _numel_of(first)
+        if is_larger in taken or _numel_of(other) > _MOST:
             continue
-        why, runs = _difference(pair, first, other)
+        why, runs = _difference_after(pair, first, other)
         if why:
             return f"after a call at another size, {why}"
         if runs:
@@ -39,11 +39,11 @@ def difference_at_other_sizes(pair: Pair, first: Inputs) -> str:
     return ""
 
 
-def _numbers(inputs: Inputs) -> int:
+def _numel_of(inputs: Inputs) -> int:
     return sum(x.numel() for x in tensors_of(inputs))
 
 
-def _difference(pair: Pair, first: Inputs, other: Inputs) -> tuple[str, bool]:
+def _difference_after(pair: Pair, first: Inputs, other: Inputs) -> tuple[str, bool]:
     """Return the first difference, and whether the model takes the other inputs."""
     model, module = pair.copies()
     runs = True
@@ -67,7 +67,7 @@ def at_other_sizes(inputs: Inputs) -> Iterator[Inputs]:
     """
     given = [x.shape for x in tensors_of(inputs)]
     seen = [given]
-    for change in (_half, _twice):
+    for change in (_half, _repeated):
         for of_three in (1, 2):
             resize = functools.partial(_resized, change=change, of_three=of_three)
             other: Inputs = pytree.tree_map_only(Tensor, resize, inputs)
@@ -86,5 +86,5 @@ def _half(x: Tensor, axis: int) -> Tensor:
     return x.narrow(axis, 0, max(x.shape[axis] // 2, 1))
 
 
-def _twice(x: Tensor, axis: int) -> Tensor:
+def _repeated(x: Tensor, axis: int) -> Tensor:
     return torch.cat([x, x], axis)

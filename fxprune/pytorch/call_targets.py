@@ -144,7 +144,7 @@ _BY_NAME: dict[str, CallTarget] = {
     "cat": torch.cat,
     "linalg_vector_norm": torch.linalg.vector_norm,
     "linalg_vecdot": torch.linalg.vecdot,
-    **{name + place: name + place for name in _PUT for place in ("", "_") if name + place in PUTS},
+    **{name + end: name + end for name in _PUT for end in ("", "_") if name + end in PUTS},
     "index": torch.ops.aten.index,
     "select": "select",
     "squeeze": "squeeze",

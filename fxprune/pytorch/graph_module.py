@@ -93,8 +93,8 @@ def _not_a_tensor(graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]
     """Say which argument is no tensor although the graph uses it as one."""
     placeholders = graph.find_nodes(op="placeholder")
     for node, value in (*zip(placeholders, args), *((n, kwargs[n.target]) for n in placeholders if n.target in kwargs)):
-        parts = [user for user in node.users if user.target not in (operator.getitem, getattr)]
-        if parts and not isinstance(value, (torch.Tensor, fx.Proxy)) and not any(map(_guards, parts)):
+        users = [user for user in node.users if user.target not in (operator.getitem, getattr)]
+        if users and not isinstance(value, (torch.Tensor, fx.Proxy)) and not any(map(_guards, users)):
             return (
                 f"argument `{node.target}` is of type {type(value).__name__}, and a tensor in this network: give one, "
                 "as `torch.as_tensor(...)` makes it, or couple the network again with such inputs."

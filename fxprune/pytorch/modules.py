@@ -30,7 +30,7 @@ from fxprune.pytorch.torch_private import (
 _WITHOUT_NUMBERS = ("INTERNAL ASSERT", "a meta tensor without")
 
 # Attributes of tensors that depend on their device, as functions of it.
-PLACES: dict[str, Callable[[torch.device], Any]] = {
+OF_DEVICES: dict[str, Callable[[torch.device], Any]] = {
     "device": lambda device: device,
     "is_cuda": lambda device: device.type == "cuda",
     "is_cpu": lambda device: device.type == "cpu",
@@ -223,8 +223,8 @@ def unlike_meta(node: fx.Node, device: torch.device) -> tuple[Any] | None:
     """Return, in a tuple, a node's value if it depends on the device, as on ``device``."""
     if is_mode(node):
         return (None,)
-    is_place = node.op == "call_function" and node.target is getattr and node.args[1] in PLACES
-    return (PLACES[str(node.args[1])](device),) if is_place else None
+    asks_device = node.op == "call_function" and node.target is getattr and node.args[1] in OF_DEVICES
+    return (OF_DEVICES[str(node.args[1])](device),) if asks_device else None
 
 
 class MetaMode(MixingMode):

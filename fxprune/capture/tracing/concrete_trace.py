@@ -21,7 +21,7 @@ from fxprune.arguments.guards import guard_dtype, guard_equal
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.meta import Picks, filled
 from fxprune.pytorch.modes import QUESTIONS, is_mode
-from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
+from fxprune.pytorch.modules import OF_DEVICES, MetaMode, device_of, map_tensors
 from fxprune.pytorch.source import line_of
 from fxprune.pytorch.torch_private import (
     assert_call,
@@ -189,12 +189,12 @@ class ConcreteTracer(SymbolicTracer):
             SizeAsKey: they stay dynamic, unless no graph can be traced otherwise.
         """
         value = self.value(proxy.node)
-        parts = value if type(value) in (torch.Size, tuple, list) else [value]
-        if not all(isinstance(each, _KNOWN) for each in parts):
+        members = value if type(value) in (torch.Size, tuple, list) else [value]
+        if not all(isinstance(each, _KNOWN) for each in members):
             return None
         if not self.literal or str(value).startswith("torch.meta"):  # the name of a type that is not the model's
             raise SizeAsKey
-        if parts is value:
+        if members is value:
             return type(value)(self.sizes(proxy[i]) for i in range(self.length(proxy)))  # type: ignore[index]
         return self.decide(proxy, lambda known: known)
 
@@ -204,9 +204,9 @@ class ConcreteTracer(SymbolicTracer):
         The parser of PyTorch's own functions does so. It makes no decision: the call is recorded with the proxies.
         """
         for node in reversed([leaf.node for leaf in pytree.tree_leaves(given) if isinstance(leaf, fx.Proxy)]):
-            place, guard = self._asked.pop(node, (None, node))
+            site, guard = self._asked.pop(node, (None, node))
             newest = guard is newest_node(self.graph)
-            if place == (caller, caller.f_lasti) and newest:
+            if site == (caller, caller.f_lasti) and newest:
                 self.graph.erase_node(guard)
 
     def fixed(self, proxy: fx.Proxy, name: str) -> Any:
@@ -214,10 +214,10 @@ class ConcreteTracer(SymbolicTracer):
         value = self._answer(proxy.node, self.value(proxy.node), name)
         if (proxy.node, name) not in self._told:
             self._told.add((proxy.node, name))
-            place = line_of(sys._getframe(2))
+            line = line_of(sys._getframe(2))
             read = super().create_proxy("call_function", getattr, (proxy, name), {})
             guard = guard_dtype if name == "dtype" else guard_equal
-            super().create_proxy("call_function", guard, (read, value, f"`{name}` at {place}"), {})
+            super().create_proxy("call_function", guard, (read, value, f"`{name}` at {line}"), {})
         return value
 
     def _answer(self, node: Any, tensor: torch.Tensor, name: str, *default: Any) -> Any:
@@ -225,7 +225,7 @@ class ConcreteTracer(SymbolicTracer):
         if name == "requires_grad":
             own = node.op == "get_attr" and self._attribute(str(node.target))
             return isinstance(own, torch.Tensor) and own.requires_grad
-        return PLACES[name](device_of(self.root)) if name in PLACES else getattr(tensor, name, *default)
+        return OF_DEVICES[name](device_of(self.root)) if name in OF_DEVICES else getattr(tensor, name, *default)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Decide a branch by the example."""

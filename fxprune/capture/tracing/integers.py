@@ -26,7 +26,7 @@ def known(tracer: ConcreteTracer, node: fx.Node) -> torch.Tensor | None:
     if not isinstance(value, torch.Tensor) or value.dtype not in _INTEGERS:
         return None
     makers: set[fx.Node] = set()
-    if not _is_constant(node, makers):
+    if not _comes_of_constants(node, makers):
         return None
     if _is_written(tracer, makers):  # only by the graph: what is known is of before
         raise tracer.refusal(read_after_write())
@@ -85,12 +85,12 @@ def with_numbers(tracer: ConcreteTracer, target: Any, args: Any) -> Any:
     return (*args[:1], *pytree.tree_map(number, args[1:]))
 
 
-def _is_constant(node: fx.Node, seen: set[fx.Node]) -> bool:
+def _comes_of_constants(node: fx.Node, seen: set[fx.Node]) -> bool:
     if node in seen or (node.target is getattr and node.args[1] == "device"):  # no device changes an integer
         return True
     seen.add(node)
     made = node.op in ("call_function", "call_method")
-    return made and all(_is_constant(each, seen) for each in node.all_input_nodes)
+    return made and all(_comes_of_constants(each, seen) for each in node.all_input_nodes)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ class ObjectAskedError(fx.proxy.TraceError):
     """The model asks for what is known of the object of a tensor only."""
 
 
-class Recorder:
+class ModeRecorder:
     """A recorder of the modes that a model enters and reads, except while ``paused``."""
 
     def __init__(self, tracer: Any) -> None:

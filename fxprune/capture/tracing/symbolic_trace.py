@@ -30,10 +30,10 @@ from ..decompositions import FUNCTIONS, decomposition, decomposition_for
 from .custom_functions import custom_functions_traced
 from .function_wraps import functions_traced
 from .keys import of_model
-from .mode_recorder import Recorder
+from .mode_recorder import ModeRecorder
 from .own_tensors import OwnTensor, check_no_weights, own_tensors_recorded
 from .placeholders import arguments, check_call, of_instance, with_hooks
-from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
+from .proxies import InPlaceProxy, InPlaceShape, is_shape_node, unrecorded_write
 from .stand_ins import sizes_recorded
 from .tensor_types import plain_type
 from .type_claims import types_claimed
@@ -73,7 +73,7 @@ class SymbolicTracer(fx.Tracer):
         self.inside: list[str] = []
         self.finished: list[str] = []
         self.proxy_buffer_attributes = True
-        self.modes = Recorder(self)
+        self.modes = ModeRecorder(self)
         self.custom_functions: dict[str, None] = {}
         self.cached_functions: list[Any] = []  # those whose caches hold what is dynamic
         self._in_tree: set[int] = set()  # identities of the modules of the model that is traced
@@ -158,7 +158,7 @@ class SymbolicTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Make a proxy that behaves to the model as its value does."""
-        return (self.shape_class if is_shape(node) else self.proxy_class)(node, self)
+        return (self.shape_class if is_shape_node(node) else self.proxy_class)(node, self)
 
     def create_node(self, *given: Any, **options: Any) -> fx.Node:
         """Make a node, with its lines of the model's source."""

@@ -35,11 +35,11 @@ class TypeOfTensors:
 
     def new(self, *given: Any, **options: Any) -> Any:
         """Record the older name of ``new_empty``, by sizes, and of ``new_tensor``, of a list."""
-        name, given = _named(given) if not options else ("new", given)
+        name, given = _newer_name(given) if not options else ("new", given)
         return self.tracer.create_proxy("call_method", name, (self, *given), options)  # type: ignore[attr-defined]
 
 
-def _named(given: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+def _newer_name(given: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
     if len(given) == 1 and type(given[0]) in (list, tuple):
         return "new_tensor", (list(given[0]),)
     if len(given) == 1 and (type(given[0]) is torch.Size or (_is_proxy(given[0]) and given[0].is_sequence())):

@@ -1,4 +1,4 @@
-"""Records of calls, by which a model and its graph certainly run one program."""
+"""Record calls, to prove that a model and its graph certainly run one program."""
 
 from .deferral import Deferred, runs_deferred
 from .history import HistoryQuestions

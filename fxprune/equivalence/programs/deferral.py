@@ -1,4 +1,4 @@
-"""Numbers that are computed only where somebody reads them.
+"""Numbers are computed only where somebody reads them.
 
 The program of a call shows by the code that runs; numbers change nothing where none of them reaches that code. So an
 operator that only computes returns memory that is not filled yet, and waits. It runs, after all before it, as soon as
@@ -106,7 +106,9 @@ class Deferred(TorchDispatchMode):
         if not is_mutable(func) and (not makes_storage(func) or op_name(func) in _VIEWS):  # a view needs no numbers
             return func(*args, **kwargs)
         tensors = [*_tensors(args), *_tensors(kwargs.values())]
-        if op_name(func) not in _ROWS and not all(map(_is_plain, tensors)):  # strides on the meta device may be others
+        if op_name(func) not in _ROWS and not all(
+            map(_is_row_by_row, tensors)
+        ):  # strides on the meta device may be others
             self.compute()
             return func(*args, **kwargs)
         try:
@@ -187,7 +189,7 @@ class _Held:
         )
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def _is_row_by_row(tensor: Tensor) -> bool:
     """Tell whether a tensor lies row by row, so that all that is computed from it does."""
     if tensor.layout != torch.strided:
         return False

@@ -1,4 +1,4 @@
-"""Questions about how a tensor came about: what made it, who wrote to it, where it lies.
+"""Find questions about how a tensor came about: what made it, who wrote to it.
 
 A graph of operators, as an export is, answers them once and for all.
 """

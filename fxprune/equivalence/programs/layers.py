@@ -62,7 +62,7 @@ def _names_of(kind: type[nn.Module]) -> _Names:
     if kind not in _known or not _are_held(_known[kind]):
         classes = kind.__mro__[:-1]
         modules = *(sys.modules[each.__module__] for each in classes), F, torch, recurrent_functions
-        tables = [vars(place) for place in (*classes, *modules)]
+        tables = [vars(holder) for holder in (*classes, *modules)]
         waiting, used = [kind.__call__, kind.forward], {"__call__", "forward"}
         while waiting:
             code = getattr(waiting.pop(), "__code__", None)

@@ -79,7 +79,7 @@ def _is_question(name: object) -> bool:
 def _line_asking(code: types.CodeType, aliases: frozenset[str]) -> str:
     asked = {name for name in names_in(code) if name in aliases or _is_question(name)}
     steps = dis.get_instructions(code) if asked else ()
-    return next((_place(code, step) for step in steps if step.argval in asked), "")
+    return next((_line_of(code, step) for step in steps if step.argval in asked), "")
 
 
 @functools.cache
@@ -90,10 +90,10 @@ def _line_handling(code: types.CodeType) -> str:
     suppresses = "suppress" in code.co_names
     for step, after in itertools.pairwise(dis.get_instructions(code)):
         if step.opname == "PUSH_EXC_INFO" and (suppresses or after.opname != "WITH_EXCEPT_START"):
-            return _place(code, after)
+            return _line_of(code, after)
     return ""
 
 
-def _place(code: types.CodeType, step: dis.Instruction) -> str:
+def _line_of(code: types.CodeType, step: dis.Instruction) -> str:
     line = step.positions.lineno if step.positions else None
     return f"{short(code.co_filename)}:{line or code.co_firstlineno}"

@@ -1,4 +1,4 @@
-"""``torch.export`` and ``torch.compile``: what they assume, and where their code lies."""
+"""Ask ``torch.export`` and ``torch.compile`` what they assume, and where their code lies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs of torch.fx: their nodes, tracers and pickles."""
+"""Reach into graphs of torch.fx: their nodes, tracers and pickles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modes, which see functions and operators, and the switches of autocast and gradients."""
+"""Reach modes, which see functions and operators, and switches of autocast and gradients."""
 
 from __future__ import annotations
 

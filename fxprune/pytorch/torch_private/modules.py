@@ -1,4 +1,4 @@
-"""Modules: their tables, hooks and wrappers; and optimizers, which have hooks, too."""
+"""Reach into modules: their tables, hooks and wrappers; and the hooks of optimizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators and functions of PyTorch: their names, schemas and overloads."""
+"""Reach into operators and functions of PyTorch: their names, schemas and overloads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors: their memory, their versions, and their attributes."""
+"""Reach into tensors: their memory, their versions, and their attributes."""
 
 from __future__ import annotations
 
