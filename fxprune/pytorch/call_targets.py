@@ -17,16 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.pytorch.layer_sizes import is_shaped
-from fxprune.pytorch.torch_private import (
-    OPERATORS,
-    VERSION,
-    ConvNd,
-    OpOverload,
-    hooks_of,
-    op_arguments,
-    op_name,
-    pytree,
-)
+from fxprune.pytorch.torch_private import VERSION, ConvNd, OpOverload, hooks_of, is_torch, op_arguments, op_name, pytree
 
 CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]
@@ -275,7 +266,7 @@ def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 def is_own_function(node: fx.Node) -> bool:
     """Tell whether a node calls a function, or a method of tensors, that is not PyTorch's."""
     called = getattr(torch.Tensor, str(node.target), None) if node.op == "call_method" else node.target
-    return node.op in ("call_function", "call_method") and not _is_torch(getattr(called, "__module__", None))
+    return node.op in ("call_function", "call_method") and not is_torch(getattr(called, "__module__", None))
 
 
 def computes_sizes(node: fx.Node) -> bool:
@@ -291,17 +282,11 @@ def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
         module = modules[str(node.target)]
         return (
-            _is_torch(type(module).__module__) and not is_shaped(module) and next(module.parameters(), None) is not None
+            is_torch(type(module).__module__) and not is_shaped(module) and next(module.parameters(), None) is not None
         )
     return node.target is F.multi_head_attention_forward
 
 
 def is_of_torch(module: nn.Module) -> bool:
     """Tell whether all code of a module is PyTorch's: no class of another package, no script."""
-    return not isinstance(module, torch.jit.ScriptModule) and all(_is_torch(x.__module__) for x in type(module).__mro__)
-
-
-def _is_torch(module: str | None) -> bool:
-    package, *inside = (module or "torch").split(".")
-    own = inside[:1] == [OPERATORS] and inside[1] not in ("aten", "prim", "prims")
-    return package in ("torch", "_operator", "math", "builtins") and not own
+    return not isinstance(module, torch.jit.ScriptModule) and all(is_torch(x.__module__) for x in type(module).__mro__)

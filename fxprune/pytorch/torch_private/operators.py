@@ -26,8 +26,6 @@ FOREACH = "_foreach"  # how the names of such operators begin
 GROUPED_MM = getattr(torch, "_grouped_mm", None)  # what `torch.nn.functional.grouped_mm` calls
 # Names of all operators and their overloads.
 registered_names = torch._C._dispatch_get_all_op_names
-# The module of operators, below `torch`.
-OPERATORS = "_ops"
 
 
 def op_name(operator: OpOverload) -> str:
@@ -112,3 +110,10 @@ def may_write(function: Any) -> bool:
     """Tell whether a function is an operator that writes to an argument."""
     schema = getattr(function, "_schema", None)
     return bool(schema and schema.is_mutable)
+
+
+def is_torch(module: str | None) -> bool:
+    """Tell whether a module, by its name, is of PyTorch or Python; a user's operators are not."""
+    package, *inside = (module or "torch").split(".")
+    own = inside[:1] == ["_ops"] and inside[1] not in ("aten", "prim", "prims")
+    return package in ("torch", "_operator", "math", "builtins") and not own
