@@ -49,8 +49,8 @@ def composed(plans: Sequence[Plan | StoredPlan]) -> StoredPlan | None:
 def follow(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Return the cluster of each channel after two plans; the second divides kept channels."""
     _, kept, of = np.unique(first, return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(kept))[of]
-    return (place if second is None else second[place]).astype(np.int64)
+    position = np.argsort(np.argsort(kept))[of]
+    return (position if second is None else second[position]).astype(np.int64)
 
 
 def remember(
@@ -73,8 +73,8 @@ def _keeps(plan: Plan, after: Plan, names: set[str]) -> bool:
     """Tell whether the later analysis has each group with the channels that the plan keeps."""
     kept: dict[tuple[str, int], NDArray[np.int64]] = {}  # of an axis, after every cluster on it is cut
     for part in plan.partitions():
-        place = (part.parameter, part.dim)
-        kept[place] = np.intersect1d(kept.get(place, part.kept), part.kept)
+        key = (part.parameter, part.dim)
+        kept[key] = np.intersect1d(kept.get(key, part.kept), part.kept)
     before, now = plan.coupling, after.coupling
 
     def matches(name: str) -> bool:
@@ -83,12 +83,12 @@ def _keeps(plan: Plan, after: Plan, names: set[str]) -> bool:
         cluster = plan.clusters.get(name, np.arange(before.groups[name].width))
         stay = np.sort(np.unique(cluster, return_index=True)[1])
         expected = {
-            place: np.searchsorted(kept[place], axis.positions[stay]) if place in kept else axis.positions[stay]
-            for place, axis in _axes(before.groups[name]).items()
+            key: np.searchsorted(kept[key], axis.positions[stay]) if key in kept else axis.positions[stay]
+            for key, axis in _axes(before.groups[name]).items()
             if axis.parameter in now.shapes
         }
         found = {
-            place: axis.positions for place, axis in _axes(now.groups[name]).items() if axis.parameter in before.shapes
+            key: axis.positions for key, axis in _axes(now.groups[name]).items() if axis.parameter in before.shapes
         }
         return (
             bool(found)

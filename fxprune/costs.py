@@ -75,8 +75,8 @@ def samples_of(coupling: Coupling) -> int:
 
 def cost_of_one(what: Coupling | Plan) -> Cost:
     """Return the cost of a coupling's or a plan's network for one sample."""
-    whole = cost(what)
-    return Cost(whole.params, whole.macs // samples_of(what.coupling if isinstance(what, Plan) else what))
+    total = cost(what)
+    return Cost(total.params, total.macs // samples_of(what.coupling if isinstance(what, Plan) else what))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +114,9 @@ class CostTerms:
 
     def parts(self, shares: Reals) -> Reals:
         """Return for each share but the last what the cost loses where it falls to 0; parts overlap."""
-        whole, left = self.value(shares), np.tile(shares, (len(shares) - 1, 1))
+        total, left = self.value(shares), np.tile(shares, (len(shares) - 1, 1))
         np.fill_diagonal(left, 0.0)
-        return np.array([whole - self.value(each) for each in left])
+        return np.array([total - self.value(each) for each in left])
 
     def lengths(self, shares: Reals) -> Reals:
         """Return the length of each factor of each term."""

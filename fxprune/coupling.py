@@ -78,7 +78,7 @@ class Group:
 
     @property
     def balanced(self) -> bool:
-        """Whether every cluster must have the same size."""
+        """Tell whether every cluster must have the same size."""
         return self.domain >= 0
 
 
@@ -219,16 +219,16 @@ class Coupling:
             (shortened(name, 36), group.width, balance[name], len(group.tied), _readers(group))
             for name, group in self.groups.items()
         ]
-        parts = [table(header, rows, right="width tied")] if rows else []
+        sections = [table(header, rows, right="width tied")] if rows else []
         if self.frozen:
-            parts.append("\n".join(["Frozen weights, and why:", *frozen_lines(by_reason(self.frozen), COLUMNS)]))
-        parts.append(f"{count(len(self.groups), 'group')}; {self.share_prunable:.1%} of the weights can be pruned")
+            sections.append("\n".join(["Frozen weights, and why:", *frozen_lines(by_reason(self.frozen), COLUMNS)]))
+        sections.append(f"{count(len(self.groups), 'group')}; {self.share_prunable:.1%} of the weights can be pruned")
         if self.batch.why:
-            parts[-1] += "\n" + fill(f"batch: {self.batch}, since {self.batch.why}", COLUMNS)
+            sections[-1] += "\n" + fill(f"batch: {self.batch}, since {self.batch.why}", COLUMNS)
         unchecked = self.graph_module.meta.get(UNCHECKED, "")
         if unchecked:
-            parts[-1] += "\n" + fill(f"not compared with the model: {unchecked}", COLUMNS)
-        return "\n\n".join(parts)
+            sections[-1] += "\n" + fill(f"not compared with the model: {unchecked}", COLUMNS)
+        return "\n\n".join(sections)
 
 
 class _Grouped(Protocol):

@@ -1,4 +1,4 @@
-"""Channels that may not merge, each with its reason, and how they are reported."""
+"""Channels that may not merge are frozen, each with its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measured times of a network and narrow copies of it, as a function of their MACs.
+"""Interpolate measured times of a network and narrow copies of it by their MACs.
 
 The times of layers do not add up to the time of a network: runtimes fuse layers, change layouts between them and share
 caches. So whole networks are timed, on the way that a budget of MACs takes, and the time between them is interpolated.

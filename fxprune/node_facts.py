@@ -26,11 +26,11 @@ class Shape:
 
     @property
     def labelled(self) -> bool:
-        """Whether any axis carries channels, prunable or frozen."""
+        """Tell whether any axis carries channels, prunable or frozen."""
         return any(axis is not None for axis in self.axes)
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is a tensor whose axes with channels are as long as here."""
+        """Tell whether a value is a tensor whose axes with channels are as long as here."""
         if not isinstance(value, torch.Tensor) or value.dim() != len(self.sizes):
             return False
         return all(axis is None or len(axis) == size for axis, size in zip(self.axes, value.shape, strict=True))

@@ -52,7 +52,7 @@ class StoredPlan:
 
     @property
     def method(self) -> str:
-        """How the clusters were found."""
+        """Return the method by which the clusters were found."""
         return str(self.content["method"])
 
     @property

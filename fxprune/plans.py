@@ -286,5 +286,5 @@ def _check(plan: Plan) -> None:
             size = int((plan.clusters[group.name] == 0).sum()) if group.name in plan.clusters else 1
             sizes.setdefault(size, group.name)
         if len(sizes) > 1:
-            parts = ", ".join(f"`{name}` of {size}" for size, name in sizes.items())
-            raise PlanError(f"groups under one normalisation need clusters of one common size; the plan has {parts}.")
+            given = ", ".join(f"`{name}` of {size}" for size, name in sizes.items())
+            raise PlanError(f"groups under one normalisation need clusters of one common size; the plan has {given}.")

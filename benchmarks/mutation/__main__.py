@@ -39,7 +39,7 @@ SUBJECTS = (
     "fxprune/analysis/channels.py",
     "fxprune/analysis/lengths/*.py",
     "fxprune/analysis/operation.py",
-    "fxprune/equivalence/other_modes.py",
+    "fxprune/equivalence/mode_differences.py",
     "fxprune/capture/mode_guards.py",
     "passes/merge/*.py",
     "passes/rewrite/*.py",

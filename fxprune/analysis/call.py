@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.pytorch.rewritable import PRODUCTS, canonical_call, scales_input
+from fxprune.pytorch.call_targets import PRODUCTS, canonical_call, scales_input
 
 from .channels import Axes, Ids
 from .labels import Label

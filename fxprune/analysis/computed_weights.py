@@ -20,10 +20,10 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.capture import refuse_training
+from fxprune.pytorch.call_targets import VIEWS, canonical_call, reads_sizes
 from fxprune.pytorch.graph_module import GraphModule
 from fxprune.pytorch.graphs import with_ancestors
 from fxprune.pytorch.modules import MetaMode, clone_sharing, to_meta
-from fxprune.pytorch.rewritable import VIEWS, canonical_call, reads_sizes
 from fxprune.pytorch.torch_private import pytree, tracer_class
 
 from .labels import is_labelled

@@ -15,14 +15,20 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, in_order
-from fxprune.arguments.unfit import unfit
+from fxprune.arguments.misfits import unfit
 from fxprune.errors import CaptureError, FxpruneError, asks_values, first_line
+from fxprune.pytorch.call_targets import (
+    calls_function,
+    is_foreign,
+    is_opaque,
+    is_rewritable,
+    reads_widths,
+    runs_own_code,
+)
 from fxprune.pytorch.graphs import OnMeta
-from fxprune.pytorch.meta.constants import stays, value_of
-from fxprune.pytorch.meta.picks import filled
+from fxprune.pytorch.layer_sizes import is_shaped
+from fxprune.pytorch.meta import filled, stays, value_of
 from fxprune.pytorch.modules import device_of, to_meta, unlike_meta
-from fxprune.pytorch.rewritable import calls_function, is_foreign, is_opaque, is_rewritable, reads_widths, runs_own_code
-from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import no_dispatch, pytree, storage_id, versions_of
 

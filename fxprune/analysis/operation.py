@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.rewritable import CallTarget, computes_sizes
+from fxprune.pytorch.call_targets import CallTarget, computes_sizes
 from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
 
 from .channels import Axes, Channels, Ids

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fxprune.errors import AnalysisError, FxpruneError
+from fxprune.pytorch.call_targets import LINEAR, canonical_call
 from fxprune.pytorch.modules import MetaMode
-from fxprune.pytorch.rewritable import LINEAR, canonical_call
 from fxprune.pytorch.torch_private import fills_given, memory_of, op_arguments
 
 from .call import Call

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fxprune.pytorch.layer_sizes import ADAPT
 from fxprune.pytorch.modules import MetaMode, map_tensors, named_tensors
-from fxprune.pytorch.shaped_layers import ADAPT
 from fxprune.pytorch.torch_private import functions_plain, no_dispatch, op_arguments, pytree
 
 from .channels import Ids

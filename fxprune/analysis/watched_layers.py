@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.torch_private import functions_plain, hooks_of, no_dispatch
 
 from .labels import Label

@@ -1,1 +1,1 @@
-"""What goes into a network and comes out of it; import files by their own names."""
+"""Describe the inputs and outputs of a network; import files by their own names."""

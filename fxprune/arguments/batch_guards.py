@@ -1,4 +1,4 @@
-"""The batch sizes at which a guard of a graph may turn, by what it compares.
+"""Find the batch sizes at which a guard of a graph may turn, by what it compares.
 
 Runs at some batch sizes say nothing of ``x.shape[0] > 7``. A comparison of two numbers that grow evenly with the batch
 turns at one place; a run on both sides of it decides for all batch sizes.
@@ -34,7 +34,7 @@ _EVEN_METHODS = {"size", "numel", "nelement", "dim", "ndimension", "__len__"}
 
 @dataclass(frozen=True)
 class Turns:
-    """What is known of the guards of a graph, up to the largest batch size that is looked at.
+    """Known facts of the guards of a graph, up to the largest batch size that is looked at.
 
     Attributes:
         points: the batch sizes around which guards may turn.

@@ -1,4 +1,4 @@
-"""The batch sizes between which a guard holds whose numbers grow unevenly with the batch.
+"""Find the batch sizes between which a guard of numbers holds that grow unevenly.
 
 ``ceil(x.shape[0] / 128)`` is computed for all batches at once from the sizes that do grow evenly: no run is needed.
 """
@@ -51,7 +51,7 @@ def cuts_batch(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None]) -> 
     """Tell whether a call cuts a tensor along an axis that grows with the batch, or may."""
     if not is_cut_call(call):
         return False
-    _, dim, given = _cut(call)
+    _, dim, given = _arguments_of_cut(call)
     sizes = evenly(given)
     return sizes is None or not isinstance(dim, int) or sizes[dim][0] != 0
 
@@ -134,17 +134,17 @@ def _computed(target: Any, given: Sequence[Any]) -> Any:
 def _on_line(line: Sequence[Any], batches: Any) -> Any:
     """Return ``int(slope * batch + offset)`` for each batch."""
     slope, offset = line
-    whole = math.lcm(slope.denominator, offset.denominator)
-    grows, start = int(slope * whole), int(offset * whole)
+    scale = math.lcm(slope.denominator, offset.denominator)
+    grows, start = int(slope * scale), int(offset * scale)
     if abs(grows) * int(batches[-1]) + abs(start) > _LARGEST:
         raise _UnknownError
     found = grows * batches + start
-    return np.sign(found) * (np.abs(found) // whole)
+    return np.sign(found) * (np.abs(found) // scale)
 
 
 def _pieces(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batches: Any) -> Any:
     """Count the pieces into which a call cuts a tensor at each batch size."""
-    by, dim, given = _cut(call)
+    by, dim, given = _arguments_of_cut(call)
     sizes = evenly(given)
     if isinstance(by, (tuple, list)):  # the lengths of all pieces
         return np.full(len(batches), len(by))
@@ -158,10 +158,10 @@ def _pieces(call: fx.Node, evenly: Callable[[Any], Sequence[Any] | None], batche
 
 def tensor_cut(call: fx.Node) -> Any:
     """Return the tensor that a call cuts into pieces."""
-    return _cut(call)[2]
+    return _arguments_of_cut(call)[2]
 
 
-def _cut(call: fx.Node) -> tuple[Any, Any, Any]:
+def _arguments_of_cut(call: fx.Node) -> tuple[Any, Any, Any]:
     """Return by what number a call cuts, along which axis, and its tensor."""
     named = {**dict(zip(("input", "by", "dim"), call.args)), **call.kwargs}
     by = next((named[name] for name in ("by", "chunks", "split_size_or_sections", "split_size") if name in named), 0)

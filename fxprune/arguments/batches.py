@@ -1,4 +1,4 @@
-"""The batch sizes for which a network holds: guards may bind it to those of its example."""
+"""Find the batch sizes for which a network holds: guards may bind it to its example."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BatchRange:
 
     @property
     def fixed(self) -> bool:
-        """Whether only the batch size of the example is known to hold."""
+        """Tell whether only the batch size of the example is known to hold."""
         return self.most == self.least
 
     def holds(self, batch: int) -> bool:
@@ -149,7 +149,7 @@ def leave_whole(module: fx.GraphModule, inputs: Inputs, bound: BatchRange) -> bo
     given = max(bound.least, min(given, bound.most - 2))
     numbers, sizes = _probed(partial(_run, module, to_meta(module), inputs), (given, given + 1, bound.most))
     found = cuts_of_batch(module.graph, numbers, sizes, bound.least)
-    for call in [call for call, whole in found.items() if whole]:
+    for call in [call for call, uncut in found.items() if uncut]:
         with module.graph.inserting_before(call):
             call.replace_all_uses_with(module.graph.call_function(tuple, ([tensor_cut(call)],)))
         module.graph.erase_node(call)

@@ -1,4 +1,4 @@
-"""The arguments of a network: positional ones in a tuple, or arguments by name in a dict.
+"""Read the arguments of a network: by position in a tuple, or by name in a dict.
 
 Arguments are tensors, numbers, text and None, in any nest of tuples, lists and dicts. Tensors are the inputs; all other
 values are constants of the captured graph.
@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import OptionError
+from fxprune.pytorch.precision import dtype_name
 from fxprune.pytorch.torch_private import pytree
 
 Inputs = tuple[Any, ...] | dict[str, Any]
@@ -172,7 +173,7 @@ def _write(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.dtype not in _DTYPES.values():
             raise OptionError(f"an argument of type {value.dtype} cannot be written to a file.")
-        return [str(value.dtype).removeprefix("torch."), list(value.shape)]
+        return [dtype_name(value.dtype), list(value.shape)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
     if type(value) in (tuple, list):

@@ -1,4 +1,4 @@
-"""The outputs of a network that count, named by their places.
+"""Name the outputs of a network that count, by their places.
 
 A place is a key, field or number; places within places are joined by dots: ``logits``, ``1``, ``hidden_states.3``.
 """

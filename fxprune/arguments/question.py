@@ -1,4 +1,4 @@
-"""Inputs that a seed determines, like those of an example: a stored answer is one to these."""
+"""Draw inputs like those of an example from a seed: a stored answer is one to these."""
 
 from __future__ import annotations
 

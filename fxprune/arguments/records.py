@@ -1,4 +1,4 @@
-"""What a network returns by name, without the class that it was returned in."""
+"""Hold the outputs of a network by name, without the class that it returned them in."""
 
 from __future__ import annotations
 

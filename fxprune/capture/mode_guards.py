@@ -1,4 +1,4 @@
-"""Guards of modes in which a graph would not compute what its model computes."""
+"""Guard the modes in which a graph would not compute what its model computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph that returns only the outputs that count, and computes nothing for others.
+"""Let a graph return only the outputs that count, and compute nothing for others.
 
 A network may also return objects that no graph holds, as the cache of a language model. Where these do not count, a
 capture takes them for None.
@@ -16,14 +16,15 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, run_on, tensors_of
+from fxprune.arguments.misfits import unfit
 from fxprune.arguments.outputs import Outputs, check_known, counts
 from fxprune.arguments.records import fields_of
-from fxprune.arguments.unfit import unfit
 from fxprune.equivalence import unchanged, values_of
 from fxprune.errors import CaptureError
+from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.modules import clone_sharing, device_of, named_tensors
-from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import source_of_error
+from fxprune.pytorch.torch_private import has_effect, may_write
 
 # A node that writes into a tensor stays: what it wrote may be read elsewhere.
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, slice, range)
@@ -103,7 +104,7 @@ def _objects(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     if fields is None:
         yield place, type(value).__name__
     for key, each in (fields or {}).items():
-        yield from _objects(each, _inside(place, key))
+        yield from _objects(each, _place_inside(place, key))
 
 
 def _without(value: Any, path: list[str]) -> Any:
@@ -146,7 +147,7 @@ class _Selection:
         if isinstance(value, dict):
             return self._present(value, place)
         if isinstance(value, tuple | list):
-            inside = [self.keep(each, _inside(place, number)) for number, each in enumerate(value)]
+            inside = [self.keep(each, _place_inside(place, number)) for number, each in enumerate(value)]
             if place and inside and all(each is None for each in inside):
                 return None
             if hasattr(value, "_fields"):
@@ -163,7 +164,7 @@ class _Selection:
 
     def _present(self, fields: Any, place: str) -> dict[Any, Any] | None:
         """Leave out what does not count, and keep what was None before."""
-        kept = {key: self.keep(each, _inside(place, key)) for key, each in fields.items()}
+        kept = {key: self.keep(each, _place_inside(place, key)) for key, each in fields.items()}
         present = {key: each for key, each in kept.items() if each is not None or fields[key] is None}
         return present if present or not place else None
 
@@ -174,7 +175,7 @@ class _Selection:
         if issubclass(kind, dict) and not dataclasses.is_dataclass(kind):
             present = self._present(fields, place)
             return None if present is None else self.graph.call_function(kind, (present,))
-        kept = {name: self.keep(each, _inside(place, name)) for name, each in fields.items()}
+        kept = {name: self.keep(each, _place_inside(place, name)) for name, each in fields.items()}
         if place and all(each is None for each in kept.values()):
             return None
         make: Any = kind  # or the type checker takes it for an instance
@@ -193,7 +194,7 @@ def _fields_made(node: fx.Node) -> Any:
     return node.args[0] if issubclass(kind, dict) and len(node.args) == 1 and isinstance(node.args[0], dict) else None
 
 
-def _inside(place: str, key: Any) -> str:
+def _place_inside(place: str, key: Any) -> str:
     return f"{place}.{key}" if place else str(key)
 
 
@@ -226,14 +227,11 @@ def _alone(node: fx.Node, module: fx.GraphModule) -> bool:
 def _writes(node: fx.Node, module: fx.GraphModule) -> bool:
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
-        return bool(
-            (getattr(layer, "inplace", False) and not _alone(node, module)) or getattr(layer, "_is_impure", False)
-        )
+        return bool((getattr(layer, "inplace", False) and not _alone(node, module)) or has_effect(layer))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     private = name.startswith("__")  # such as __getitem__
     writes = (name.endswith("_") and not private) or name.split(".")[0].endswith("_") or name.startswith("__i")
-    schema = getattr(node.target, "_schema", None)
-    writes = writes or bool(node.kwargs.get("inplace") or "out" in node.kwargs or (schema and schema.is_mutable))
+    writes = writes or bool(node.kwargs.get("inplace") or "out" in node.kwargs or may_write(node.target))
     known = (
         getattr(operator, name, None) is node.target and name.startswith("i") and name not in ("invert", "inv", "index")
     )

@@ -1,4 +1,4 @@
-"""Sentences about models that no way of capture follows."""
+"""Say why no way of capture follows a model, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from fxprune.errors import CaptureError, asks_values, first_line
 from fxprune.pytorch.source import source_of_error, source_of_transform
 
-from .tracing.symbolic import SymbolicTracer
+from .tracing import SymbolicTracer
 
 
 def untraceable(

@@ -5,7 +5,7 @@ names, and everything around them becomes nodes of the graph. If the model's Pyt
 takes the branch of the example, with a guard; otherwise the image size is dynamic, too. Numbers that depend on the
 training flag, such as the dropout of a fused attention, follow the graph's own flag; if training takes another path
 than eval mode, the graph raises an error in training. A model that cannot be traced is exported
-(:mod:`fxprune.capture.exported`), as operations in eval mode.
+(:mod:`fxprune.capture.export`), as operations in eval mode.
 """
 
 from __future__ import annotations
@@ -27,19 +27,22 @@ from fxprune.pytorch.modules import clone_sharing
 from fxprune.pytorch.torch_private import backward_hooks_of
 
 from .caches import without_caches
-from .exported import EVAL_ONLY, EvalOnly, trace_exported
-from .idle_questions import drop_idle_questions
+from .export import EVAL_ONLY, EvalOnly, trace_exported
 from .mode_guards import guard_modes
-from .one_sample import admit_one_sample
+from .mode_questions import drop_idle_questions
 from .outputs import object_returned, select_outputs, without_objects
 from .overloads import choose_overloads, drop_sizes_stated_twice
 from .refusals import Failures
-from .tracing.concrete import ConcreteTracer
-from .tracing.custom_functions import CUSTOM_GRADIENTS
-from .tracing.keys import modules_by_identity
-from .tracing.recorder import ObjectAskedError
-from .tracing.registered_functions import keeps_functions
-from .tracing.symbolic import SymbolicTracer, reads_any
+from .sample_guards import admit_one_sample
+from .tracing import (
+    CUSTOM_GRADIENTS,
+    ConcreteTracer,
+    ObjectAskedError,
+    SymbolicTracer,
+    keeps_functions,
+    modules_by_identity,
+    reads_any,
+)
 from .training_flag import FlagWatcher, follow_training, traced_modules
 
 WAY = "fxprune_capture"
@@ -88,7 +91,7 @@ def captures(
 
     Arguments are those of :func:`capture`. ``graph_module.meta["fxprune_capture"]`` names the way: ``symbolic``,
     ``concrete`` if the example decided branches, or ``export``. ``graph_module.meta["fxprune_unchecked"]`` says what
-    could not be compared with the model (:mod:`fxprune.equivalence.compare`), and why.
+    could not be compared with the model (:mod:`fxprune.equivalence.comparison`), and why.
 
     Raises:
         OptionError: a way does not exist.

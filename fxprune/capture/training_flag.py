@@ -59,15 +59,13 @@ class FlagWatcher:
         del nn.Module.training
 
 
-def traced_modules(
-    root: nn.Module, stays_whole: Callable[[nn.Module, str], bool], path: str = ""
-) -> Iterator[nn.Module]:
+def traced_modules(root: nn.Module, is_leaf: Callable[[nn.Module, str], bool], path: str = "") -> Iterator[nn.Module]:
     """Yield the modules whose code is traced: all except single nodes and their children."""
     yield root
     for name, child in root.named_children():
         below = f"{path}.{name}" if path else name
-        if not stays_whole(child, below):
-            yield from traced_modules(child, stays_whole, below)
+        if not is_leaf(child, below):
+            yield from traced_modules(child, is_leaf, below)
 
 
 def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:

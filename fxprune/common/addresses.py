@@ -1,4 +1,4 @@
-"""The addresses of networks: names, folders, files, places on the hub, and functions."""
+"""Read the addresses of networks: names, folders, files, places on the hub, and functions."""
 
 from __future__ import annotations
 

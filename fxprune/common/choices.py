@@ -1,4 +1,4 @@
-"""A few names to choose from, and the closest one to a name that is none of them."""
+"""Choose among a few names, or name the closest one to a name that is none of them."""
 
 from __future__ import annotations
 

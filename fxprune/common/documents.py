@@ -92,13 +92,13 @@ def check_value(value: Any) -> None:
 
 def check_format(value: Any, format: str, version: int, path: str | os.PathLike[str], wrong: type[InputError]) -> None:
     """Raise ``wrong`` unless a document has this format and version."""
-    place = os.fspath(path)
+    file = os.fspath(path)
     if not isinstance(value, dict) or value.get("format") != format:
-        raise wrong(f"{place} is not an {format.replace('-', ' ')} (no `format: {format}` in it).")
+        raise wrong(f"{file} is not an {format.replace('-', ' ')} (no `format: {format}` in it).")
     found = value.get("version")
     if found != version or type(found) is not int:
         way = "Update fxprune" if type(found) is int and found > version else "Make it again"
-        raise wrong(f"{place} has version {_short(found)}; this fxprune reads version {version}. {way}.")
+        raise wrong(f"{file} has version {_short(found)}; this fxprune reads version {version}. {way}.")
 
 
 def check_fields(

@@ -1,4 +1,4 @@
-"""What any object may be asked: one that raises an error for a question has no answer."""
+"""Ask any object: one that raises an error for a question has no answer."""
 
 from __future__ import annotations
 

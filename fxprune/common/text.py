@@ -1,4 +1,4 @@
-"""Numbers, names and lines as every command and page writes them."""
+"""Write numbers, names and lines as every command and page does."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def in_units(number: float, noun: str = "") -> str:
         if abs(number) >= max(9999.5, 0.9995 * size):
             shown = number / size
             return f"{shown:.{2 if abs(shown) < 9.995 else 1 if abs(shown) < 99.95 else 0}f} {unit}{noun}"
-    whole = number == round(number) or abs(number) >= 99.5
-    return f"{number:,.0f} {noun}".rstrip() if whole else f"{number:.3g} {noun}".rstrip()
+    is_integer = number == round(number) or abs(number) >= 99.5
+    return f"{number:,.0f} {noun}".rstrip() if is_integer else f"{number:.3g} {noun}".rstrip()
 
 
 def percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""The processor and the versions that results and times depend on."""
+"""Name the processor and the versions that results and times depend on."""
 
 from __future__ import annotations
 

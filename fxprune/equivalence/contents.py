@@ -28,14 +28,13 @@ from torch import nn
 from fxprune.common.objects import attribute_or, held_by, is_a, package_of, state_of, text_of
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.source import short
-from fxprune.pytorch.torch_private import versions_of
+from fxprune.pytorch.torch_private import HOOKS_AND_LAYERS, versions_of
 
 _PLAIN = bool, int, float, complex, str
 _SINGLE = frozenset({type(None), *_PLAIN})
 _OPAQUE = torch.Tensor, nn.Module, types.ModuleType, types.CodeType, types.FrameType
 # The tables in which a module keeps its tensors, and what PyTorch keeps in classes.
-_TABLES = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks")) | {"_modules"}
-_OF_TORCH = frozenset(vars(nn.Module())) - _TABLES | {"dump_patches", "call_super_init"}
+_OF_TORCH = frozenset(vars(nn.Module())) - HOOKS_AND_LAYERS | {"dump_patches", "call_super_init"}
 # Packages whose functions, classes and objects no network changes; except the objects of the second, which hold others.
 _OF_PYTHON = sys.stdlib_module_names - {"__main__"}
 _OTHERS = _OF_PYTHON | {"torch", "fxprune", "numpy", "_pytest", "pluggy"}
@@ -56,34 +55,34 @@ Constants = dict[int, tuple[list[str], list[Any], Contents]]
 def contents_of(
     modules: Collection[nn.Module], known: Constants | None = None, *, names: Mapping[int, str] | None = None
 ) -> Contents:
-    """Map places to descriptions: (id of a module, attribute), or (0, global variable).
+    """Map keys to descriptions: (id of a module, attribute), or (0, global variable).
 
-    What is at two places is described at the first one. ``known`` holds what an earlier call found, and gets more;
+    What two keys hold is described under the first one. ``known`` holds what an earlier call found, and gets more;
     with ``names``, of modules and stored tensors by identity, all that may be another one is told apart.
     """
     kinds = kinds_of(modules)
     variables = itertools.chain(*reached((*modules, *kinds)).values())
-    named = sorted(variables, key=lambda place: _is_function(place[0][place[1]]))
-    places: dict[tuple[int, str], Any] = {(0, f"{scope.get('__name__')}.{name}"): scope[name] for scope, name in named}
-    places |= {(0, f"{kind.__name__}.{name}"): value for kind in kinds for name, value in attributes_of(kind)}
+    named = sorted(variables, key=lambda variable: _is_function(variable[0][variable[1]]))
+    values: dict[tuple[int, str], Any] = {(0, f"{scope.get('__name__')}.{name}"): scope[name] for scope, name in named}
+    values |= {(0, f"{kind.__name__}.{name}"): value for kind in kinds for name, value in attributes_of(kind)}
     constants: Contents = {}
     known = {} if known is None else known
     for module in modules:
         if found := _constants_of(module, known):
             constants |= found
         else:
-            places |= {(id(module), name): value for name, value in attributes_of(module)}
+            values |= {(id(module), name): value for name, value in attributes_of(module)}
     seen: dict[int, tuple[int, Any]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
-        return constants | {place: _described(value, seen, names) for place, value in places.items()}
+        return constants | {key: _description(value, seen, names) for key, value in values.items()}
 
 
 def _constants_of(module: nn.Module, known: Constants) -> Contents | None:
     """Describe a module that holds only constants beside its tensors; None for others."""
     held = vars(module)
     names, values, contents = known.get(id(module), ([], [], {}))
-    if any(map(held.get, _TABLES)):  # layers or hooks
+    if any(map(held.get, HOOKS_AND_LAYERS)):  # layers or hooks
         return None
     if not contents or len(held) != len(names) or [*held] != names or not all(map(operator.is_, held.values(), values)):
         attributes = attributes_of(module)
@@ -130,7 +129,7 @@ def attributes_of(holder: Any) -> list[tuple[str, Any]]:
     return [
         (name, value)
         for name, value in [*vars(holder).items()]
-        if name not in _OF_TORCH and (name not in _TABLES or value) and not name.startswith("__")
+        if name not in _OF_TORCH and (name not in HOOKS_AND_LAYERS or value) and not name.startswith("__")
     ]
 
 
@@ -148,7 +147,7 @@ def is_own(of: Any) -> bool:
     return package is not None and package not in _OTHERS
 
 
-def _described(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, str] | None) -> list[str]:
+def _description(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, str] | None) -> list[str]:
     if _is_constant(value):  # most of them
         return [repr(value)]
     return [*itertools.islice(_leaves(value, seen, names), _MOST if names is None else None)]
@@ -175,7 +174,7 @@ def _leaves(value: Any, seen: dict[int, tuple[int, Any]], names: Mapping[int, st
             waiting.append(vars(value))
         elif not is_a(value, _OPAQUE):
             seen[id(value)] = len(seen), value  # so that no other gets its identity
-            waiting += _parts(value)
+            waiting += _held_in(value)
 
 
 def _told_apart(value: Any) -> str:
@@ -197,11 +196,11 @@ def _value_of(value: Any) -> str:
     """Return what an object of Python holds; one that replaces it may get its identity."""
     with contextlib.suppress(Exception):
         if package_of(type(value)) in _OF_PYTHON:
-            return repr(_stored(value, needed=False))
+            return repr(_pickled(value, needed=False))
     return ""
 
 
-def _parts(value: Any) -> list[Any]:
+def _held_in(value: Any) -> list[Any]:
     """Return what a value holds; nothing, if no network changes it."""
     if type(value) is dict:
         return [*value, *value.values()]
@@ -209,7 +208,7 @@ def _parts(value: Any) -> list[Any]:
         return [*value]
     if is_a(value, types.FunctionType):
         held = [value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value) or None]
-        return held + [scope[name] for scope, name in _named(value)] if is_own(value) else []
+        return held + [scope[name] for scope, name in _globals_named(value)] if is_own(value) else []
     if is_a(value, torch.Generator):
         return [value.get_state().numpy().tobytes()]
     if is_a(value, contextvars.ContextVar):
@@ -236,7 +235,7 @@ def _parts(value: Any) -> list[Any]:
         parts.append(None if value.gi_frame is None else value.gi_frame.f_lasti)
     parts += held_by(value)
     if not is_a(value, types.GeneratorType | types.CellType):
-        return [*parts, *_stored(value, needed=is_iterator)]
+        return [*parts, *_pickled(value, needed=is_iterator)]
     return parts
 
 
@@ -251,7 +250,7 @@ def _position(file: io.IOBase) -> list[Any]:
     return [next(_NUMBERS)]
 
 
-def _stored(value: Any, *, needed: bool) -> tuple[Any, ...]:
+def _pickled(value: Any, *, needed: bool) -> tuple[Any, ...]:
     """Return what a pickle of a value would hold; a new number where one is needed and fails."""
     with contextlib.suppress(Exception):
         stored = value.__reduce_ex__(4)
@@ -259,7 +258,7 @@ def _stored(value: Any, *, needed: bool) -> tuple[Any, ...]:
     return (next(_NUMBERS),) if needed else ()
 
 
-def _named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]:
+def _globals_named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the global variables that a function names, of its module or one that it names."""
     names = names_in(function.__code__)
     there = map(function.__globals__.get, names)
@@ -275,7 +274,7 @@ def reached(holders: Iterable[Any]) -> dict[types.FunctionType, list[tuple[dict[
     while waiting:
         function = waiting.pop()
         if function not in found:
-            found[function] = [*_named(function)]
+            found[function] = [*_globals_named(function)]
             held = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
             waiting += _functions((*(scope[name] for scope, name in found[function]), *held))
     return found

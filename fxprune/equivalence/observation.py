@@ -198,8 +198,8 @@ def _same(a: Any, b: Any) -> bool:
 def leaves_of(value: Any) -> list[Any]:
     """List the leaves of what a network returned, in a nest of any kind."""
     fields = fields_of(value)
-    parts = value if isinstance(value, (list, tuple)) else None if fields is None else fields.values()
-    return [value] if parts is None else [leaf for each in parts for leaf in leaves_of(each)]
+    members = value if isinstance(value, (list, tuple)) else None if fields is None else fields.values()
+    return [value] if members is None else [leaf for each in members for leaf in leaves_of(each)]
 
 
 # One that no network takes for its own.

@@ -1,4 +1,4 @@
-"""A model and its graph, of which copies run."""
+"""Pair a model with its graph, of which copies run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pair:
         self.model, self.module = model, module
         devices = [tensor.device for _, tensor in named_tensors(model)]
         self.device = devices[0] if devices else torch.device("cpu")
-        self.whole = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+        self.leaf_modules = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
         self.programs = Programs(model, module)
         # Whether both certainly run the same program in eval mode, and in the first call there.
         self.proven = self.proven_at_first = False
@@ -39,7 +39,7 @@ class Pair:
 
     @functools.cached_property
     def tells(self) -> Tells:
-        """Where the model may tell a watched call from others."""
+        """Find the lines by which the model may tell a watched call from others."""
         return Tells([*self.model.modules()])
 
     def unwatched_difference(self, inputs: Inputs, wanted: Observation, *, training: bool = False) -> str:

@@ -8,8 +8,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.torch_private import pytree
 
+from .attributes import KEEPS, Attributes
 from .example_values import changed, doubled
-from .kept_state import KEEPS, Attributes
 from .observation import Certain, compare, generator_states, try_to_observe
 from .pair import Pair
 
@@ -44,7 +44,7 @@ def _twice(pair: Pair, inputs: Inputs) -> tuple[str, str, bool]:
     # Batch normalisation needs more than one value for each channel.
     for first in (inputs, doubled(inputs)):
         model, module = pair.copies(training=True)
-        attributes = Attributes(model, pair.whole)
+        attributes = Attributes(model, pair.leaf_modules)
         with attributes.watched():
             wanted, found = try_to_observe(model, first), try_to_observe(module, first)
         if not isinstance(wanted, str) and not isinstance(found, str):

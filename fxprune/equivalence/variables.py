@@ -1,4 +1,4 @@
-"""What code keeps outside of its network is neither of a trace nor of a copy.
+"""Restore variables outside of a network that got a tensor of a trace or copy.
 
 That is what it keeps in variables, classes and closures, where the network would find it in its next call. What got a
 tensor or a proxy is as before, and a new name that did goes; anything else stays, since another thread may have put it
@@ -73,28 +73,28 @@ def _is_of_call(value: Any, depth: int = 2) -> bool:
     """Tell whether a value is, or holds, a tensor, an array or a proxy."""
     if is_a(value, (torch.Tensor, np.ndarray, fx.Proxy)):
         return True
-    return depth > 0 and is_a(value, _CONTAINERS) and any(_is_of_call(each, depth - 1) for each in held_by(value))
+    return depth > 0 and is_a(value, _CONTAINERS) and any(_is_of_call(each, depth - 1) for each in members_of(value))
 
 
-def base_of(container: Any) -> Any:
+def python_class_of(container: Any) -> Any:
     """Return the class of Python that a container is derived from, which does no more."""
     return next(kind for kind in _CONTAINERS if is_a(container, kind))
 
 
-def held_by(container: Any) -> list[Any]:
+def members_of(container: Any) -> list[Any]:
     """List what a container of a class of Python, or of one derived from it, holds."""
-    base = base_of(container)
+    base = python_class_of(container)
     return [*(base.values(container) if issubclass(base, dict) else base.__iter__(container))]
 
 
 def keys_of(table: dict[Any, Any]) -> list[Any]:
     """List the keys of a table."""
-    return [*base_of(table).__iter__(table)]
+    return [*python_class_of(table).__iter__(table)]
 
 
-def fill(container: Any, values: Iterable[Any]) -> None:
+def refill(container: Any, values: Iterable[Any]) -> None:
     """Let a container hold these values, or pairs of keys and values, and nothing else."""
-    base = base_of(container)
+    base = python_class_of(container)
     base.clear(container)
     if issubclass(base, dict):
         for key, value in values:
@@ -155,9 +155,9 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
             continue
         restores: list[Callable[[], None]] = []
         if is_a(value, dict):
-            inside, restores = held_by(value), [_of_table(value, always)]
+            inside, restores = members_of(value), [_of_table(value, always)]
         elif is_a(value, _SEQUENCES):
-            inside, restores = held_by(value), [_of_sequence(value, always)]
+            inside, restores = members_of(value), [_of_sequence(value, always)]
         elif type(value) is tuple:
             inside = [*value]
         elif is_a(value, contextvars.ContextVar):
@@ -174,13 +174,13 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
 
 
 def _of_table(table: dict[Any, Any], always: bool) -> Callable[[], None]:
-    keys, values = keys_of(table), held_by(table)
+    keys, values = keys_of(table), members_of(table)
 
     def restore() -> None:
-        now = held_by(table)
+        now = members_of(table)
         same = are_same(now, values) and are_same(keys_of(table), keys)
         if not same and (always or any(_is_new(value, values) for value in now)):
-            fill(table, zip(keys, values, strict=True))
+            refill(table, zip(keys, values, strict=True))
 
     return restore
 
@@ -228,11 +228,11 @@ def _of_context(variable: contextvars.ContextVar[Any]) -> Callable[[], None]:
 
 
 def _of_sequence(sequence: Any, always: bool) -> Callable[[], None]:
-    before = held_by(sequence)
+    before = members_of(sequence)
 
     def restore() -> None:
-        now = held_by(sequence)
+        now = members_of(sequence)
         if not are_same(now, before) and (always or any(_is_new(value, before) for value in now)):
-            fill(sequence, before)
+            refill(sequence, before)
 
     return restore

@@ -1,1 +1,1 @@
-"""What PyTorch's modules, graphs and operators lack; import files by their own names."""
+"""Supply what PyTorch's modules, graphs and operators lack; import files by their own names."""

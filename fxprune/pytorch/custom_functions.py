@@ -38,12 +38,12 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
     """
 
     def note(context: Any) -> None:
-        found[_name(context)] = None
+        found[_function_of(context)] = None
 
     def refuse(context: Any) -> Any:
         raise CaptureError(
-            f"the forward of the torch.autograd.Function `{_name(context)}` asks which of its inputs need gradients, "
-            "which no graph records. Decide by an argument of the network instead."
+            f"the forward of the torch.autograd.Function `{_function_of(context)}` asks which of its inputs need "
+            "gradients, which no graph records. Decide by an argument of the network instead."
         )
 
     kind: Any = BackwardCFunction
@@ -54,6 +54,6 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
         del kind.__init__, kind.needs_input_grad
 
 
-def _name(context: Any) -> str:
+def _function_of(context: Any) -> str:
     """Name the function that a context is of."""
     return type(context).__name__.removesuffix("Backward")

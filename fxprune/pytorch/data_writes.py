@@ -51,17 +51,17 @@ def number_reads(seen: Callable[[torch.Tensor], None], *, questions: bool = Fals
 
         return call
 
-    capsules = [(place, place.to_dlpack) for place in _CAPSULES]
+    capsules = [(holder, holder.to_dlpack) for holder in _CAPSULES]
     own = {name: vars(torch.Tensor)[name] for name in names if name in vars(torch.Tensor)}
     for name in names:
         setattr(torch.Tensor, name, noted(getattr(torch.Tensor, name)))
-    for place, read in capsules:
-        place.to_dlpack = noted(read)
+    for holder, read in capsules:
+        holder.to_dlpack = noted(read)
     try:
         yield
     finally:
-        for place, read in capsules:
-            place.to_dlpack = read
+        for holder, read in capsules:
+            holder.to_dlpack = read
         for name in names:
             if name in own:
                 setattr(torch.Tensor, name, own[name])

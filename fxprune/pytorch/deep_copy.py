@@ -21,7 +21,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.common.objects import is_a
-from fxprune.pytorch.torch_private import pytree
+from fxprune.pytorch.torch_private import GRAPH, pytree
 
 # Values that do not change, so that a copy may share them.
 _CONSTANTS = frozenset({
@@ -80,7 +80,7 @@ def copy_sharing_graph(module: fx.GraphModule, memo: dict[int, Any]) -> fx.Graph
     """Copy a graph module with its class and graph shared: neither may change afterwards."""
     memo[id(module)] = twin = object.__new__(type(module))
     vars(twin).update(
-        (name, value if name in ("_graph", "meta") else copy_attribute(value, memo))
+        (name, value if name in (GRAPH, "meta") else copy_attribute(value, memo))
         for name, value in vars(module).items()
     )
     return twin
@@ -105,7 +105,7 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return twin
     if not isinstance(module, torch.jit.ScriptModule):
         for name, value in _copied_attributes(module).items():  # its own copy finds them in the memo
-            if name != "_graph":
+            if name != GRAPH:
                 copy_attribute(value, memo)
     copied: nn.Module = memo.get(id(module)) or copy.deepcopy(module, memo)
     return copied

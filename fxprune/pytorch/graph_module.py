@@ -24,12 +24,8 @@ from torch.fx.graph_module import reduce_graph_module
 
 from fxprune.errors import OptionError
 from fxprune.pytorch.modes import show_blocks
-from fxprune.pytorch.torch_private import OpOverload, overload_names, tracer_class
+from fxprune.pytorch.torch_private import CLASS_NAME, LINES, MADE_AGAIN, OpOverload, overload_names, tracer_class
 
-# The state of a graph module that its constructor makes again.
-_MADE_AGAIN = ("_graph", "_tracer_cls")
-# PyTorch's own key for the lines of nodes.
-_LINES = "_graphmodule_graph_node_meta_stack_trace"
 _OURS = "fxprune_"
 # The keys of a narrow network's meta that hold plans.
 _PLANS = ("plan", "earlier", "composed")
@@ -64,7 +60,7 @@ class GraphModule(fx.GraphModule):
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        body = {key: value for key, value in vars(self).items() if key not in _MADE_AGAIN}
+        body = {key: value for key, value in vars(self).items() if key not in MADE_AGAIN}
         body["meta"] = {key: _plain(value) if key in _PLANS else value for key, value in self.meta.items()}
         by_torch = self._reduced_by_torch(body)
         if by_torch is not None:
@@ -80,7 +76,7 @@ class GraphModule(fx.GraphModule):
         if "fxprune" in imports:
             return None
         lines = {node.name: node.stack_trace for node in nodes if node.stack_trace}
-        own = {**body, "_graphmodule_cls_name": type(self).__name__, _LINES: lines}
+        own = {**body, CLASS_NAME: type(self).__name__, LINES: lines}
         meta = own.pop("meta")
         if not all(map(_is_plain, meta.values())):
             return None
@@ -97,8 +93,8 @@ def _not_a_tensor(graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]
     """Say which argument is no tensor although the graph uses it as one."""
     placeholders = graph.find_nodes(op="placeholder")
     for node, value in (*zip(placeholders, args), *((n, kwargs[n.target]) for n in placeholders if n.target in kwargs)):
-        parts = [user for user in node.users if user.target not in (operator.getitem, getattr)]
-        if parts and not isinstance(value, (torch.Tensor, fx.Proxy)) and not any(map(_guards, parts)):
+        users = [user for user in node.users if user.target not in (operator.getitem, getattr)]
+        if users and not isinstance(value, (torch.Tensor, fx.Proxy)) and not any(map(_guards, users)):
             return (
                 f"argument `{node.target}` is of type {type(value).__name__}, and a tensor in this network: give one, "
                 "as `torch.as_tensor(...)` makes it, or couple the network again with such inputs."

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.meta.picks import filled
+from fxprune.pytorch.meta import filled
 from fxprune.pytorch.modules import unlike_meta
 
 

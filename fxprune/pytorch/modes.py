@@ -81,10 +81,10 @@ def leave(context: Any) -> None:
 def show_blocks(graph: fx.Graph) -> None:
     """Generate ``with`` blocks for the modes of a graph, so that an exception also leaves them."""
     if any(node.target is enter for node in graph.nodes):
-        graph.on_generate_code(_transformer)
+        graph.on_generate_code(_code_transformer)
 
 
-def _transformer(_: Any) -> Callable[[list[str]], list[str]]:
+def _code_transformer(_: Any) -> Callable[[list[str]], list[str]]:
     return _with_blocks
 
 

@@ -11,11 +11,11 @@ from torch import fx, nn
 
 from fxprune.errors import CaptureError
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph, with_attributes_of
-from fxprune.pytorch.meta.constants import holds_places, note, on_meta, run_constant, run_picking, value_of
-from fxprune.pytorch.meta.kernels import run_meta
+from fxprune.pytorch.meta import holds_places, note, on_meta, run_constant, run_meta, run_picking, value_of
 from fxprune.pytorch.modes import is_mode
 from fxprune.pytorch.precision import MixingMode, to_float64
 from fxprune.pytorch.torch_private import (
+    TABLES,
     NormBase,
     children_of,
     non_persistent_buffers,
@@ -25,15 +25,12 @@ from fxprune.pytorch.torch_private import (
     tensor_tables,
 )
 
-# The attributes of a module that hold its tensors and layers.
-_TABLES = ("_parameters", "_buffers", "_modules")
-
 # In the error of a kernel that takes no tensor on the meta device, as of nested tensors.
 # What PyTorch says where a tensor on meta lacks the numbers that an operator needs.
 _WITHOUT_NUMBERS = ("INTERNAL ASSERT", "a meta tensor without")
 
 # Attributes of tensors that depend on their device, as functions of it.
-PLACES: dict[str, Callable[[torch.device], Any]] = {
+OF_DEVICES: dict[str, Callable[[torch.device], Any]] = {
     "device": lambda device: device,
     "is_cuda": lambda device: device.type == "cuda",
     "is_cpu": lambda device: device.type == "cpu",
@@ -115,7 +112,7 @@ def _enter(prefix: str, module: nn.Module, found: list[tuple[str, nn.Module]]) -
 
 def kept_tensors(module: nn.Module) -> list[torch.Tensor]:
     """List the tensors in the attributes of a module that are neither parameters nor buffers."""
-    kept = {name: value for name, value in vars(module).items() if name not in _TABLES}
+    kept = {name: value for name, value in vars(module).items() if name not in TABLES}
     return [leaf for leaf in pytree.tree_leaves(kept) if isinstance(leaf, torch.Tensor)]
 
 
@@ -131,7 +128,7 @@ def _forget(module: nn.Module) -> None:
     inside = list(module.modules())
     if any(isinstance(each, torch.jit.ScriptModule) for each in inside):
         return
-    before = [(each, dict(vars(each)), {name: dict(vars(each)[name]) for name in _TABLES}) for each in inside]
+    before = [(each, dict(vars(each)), {name: dict(vars(each)[name]) for name in TABLES}) for each in inside]
     try:
         for table in (table for each in inside for table in tensor_tables(each)):
             table.update({k: None if t is None else torch.empty_like(t, device="meta") for k, t in table.items()})
@@ -226,8 +223,8 @@ def unlike_meta(node: fx.Node, device: torch.device) -> tuple[Any] | None:
     """Return, in a tuple, a node's value if it depends on the device, as on ``device``."""
     if is_mode(node):
         return (None,)
-    is_place = node.op == "call_function" and node.target is getattr and node.args[1] in PLACES
-    return (PLACES[str(node.args[1])](device),) if is_place else None
+    asks_device = node.op == "call_function" and node.target is getattr and node.args[1] in OF_DEVICES
+    return (OF_DEVICES[str(node.args[1])](device),) if asks_device else None
 
 
 class MetaMode(MixingMode):

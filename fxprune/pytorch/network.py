@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from fxprune.errors import ModelError
 from fxprune.pytorch.modules import own_tensors
-from fxprune.pytorch.torch_private import child_of, hooks_of
+from fxprune.pytorch.torch_private import COMPILED, child_of, hooks_of, is_sharded, pruned_name
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -22,7 +22,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, torch.jit.ScriptModule):
             return model
-        compiled = child_of(model, "_orig_mod")
+        compiled = child_of(model, COMPILED)
         if isinstance(model, DistributedDataParallel | nn.DataParallel):
             model = model.module
         elif compiled is not None:
@@ -89,7 +89,7 @@ def _check_layer(name: str, module: nn.Module) -> None:
         if isinstance(hook, prune.BasePruningMethod):
             raise ModelError(
                 f"`{name}` has a mask of `torch.nn.utils.prune`, which computes its weight before each call: make the "
-                f'mask permanent first, by `prune.remove(module, "{hook._tensor_name}")`.'
+                f'mask permanent first, by `prune.remove(module, "{pruned_name(hook)}")`.'
             )
     kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.ao.")]
     if any(kind.__name__ in _OBSERVERS for kind in kinds):
@@ -98,7 +98,7 @@ def _check_layer(name: str, module: nn.Module) -> None:
         raise ModelError(f"`{name}` is quantised, and its columns cannot be summed: give the network from before.")
     if isinstance(module, DistributedDataParallel):
         raise ModelError(f"`{name}` is inside DistributedDataParallel: wrap the whole network in it, not a part.")
-    if hasattr(module, "_fsdp_wrapped_module") or any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
+    if is_sharded(module):
         raise ModelError(
             f"`{name}` is sharded over processes: couple the network before FullyShardedDataParallel or `fully_shard`."
         )

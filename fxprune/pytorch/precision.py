@@ -97,6 +97,11 @@ def promoted(args: Any, kwargs: Any) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda x: x.to(DOUBLED.get(x.dtype, x.dtype)), (args, kwargs))
 
 
+def dtype_name(kind: torch.dtype) -> str:
+    """Name a dtype without ``torch.``: ``float32``."""
+    return str(kind).removeprefix("torch.")
+
+
 def to_float64(tensor: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
     """Copy a tensor as float64; other types than floating point keep their dtype.
 

@@ -13,6 +13,8 @@ from types import CodeType, FrameType
 import torch
 from torch import fx
 
+from fxprune.pytorch.torch_private import TRANSFORMS
+
 _PACKAGE = Path(__file__).parents[1]  # unresolved, as the names of frames are
 # Frames below these folders are machinery, not the model's own source; networks of ours are.
 _ROOT = _PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent  # beside it in a checkout
@@ -20,8 +22,6 @@ _FOLDERS = (Path(torch.__file__).parent, _PACKAGE, _ROOT / "passes", _ROOT / "cl
 _MACHINERY = tuple(f"{folder}{os.sep}" for folder in _FOLDERS)  # torchvision is not in torch
 _FX = str(Path(fx.__file__).parent)
 _NETWORKS = str(_PACKAGE / "models_zoo")
-# Folders of PyTorch whose functions take functions of tensors.
-_TRANSFORMS = frozenset({"_functorch", "_higher_order_ops"})
 # The innermost lines of the model's source that a node keeps: a layer, and what calls it.
 _KEPT_LINES = 3
 
@@ -87,7 +87,7 @@ def source_of_error(error: BaseException) -> str:
 def source_of_transform(error: BaseException) -> str | None:
     """Return the line that gave a function to PyTorch, as ``torch.func``; None if none did."""
     frames = traceback.extract_tb(error.__traceback__)
-    places = [place for place, frame in enumerate(frames) if not _TRANSFORMS.isdisjoint(Path(frame.filename).parts)]
+    places = [place for place, frame in enumerate(frames) if not TRANSFORMS.isdisjoint(Path(frame.filename).parts)]
     return _source(frames[: places[0]]) if places else None
 
 

@@ -13,9 +13,9 @@ from fxprune.arguments.inputs import Inputs
 from fxprune.capture import capture, without_objects
 from fxprune.passes.rewrite import WIDE
 from fxprune.plan_file import outputs_of
+from fxprune.pytorch.call_targets import positional
+from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.modules import clone_sharing
-from fxprune.pytorch.rewritable import positional
-from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import source_of
 
 from .computed_weights import Computed, computed_weights

@@ -15,11 +15,11 @@ from torch import Tensor, fx, nn
 
 from fxprune.errors import GraftError, kind_and_line
 from fxprune.passes.verify import relative_error
+from fxprune.pytorch.call_targets import positional
 from fxprune.pytorch.graphs import with_ancestors
+from fxprune.pytorch.layer_sizes import is_transposed
 from fxprune.pytorch.modules import float64_copy, map_tensors, named_tensors
 from fxprune.pytorch.precision import to_float64
-from fxprune.pytorch.rewritable import positional
-from fxprune.pytorch.shaped_layers import is_transposed
 from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import ConvNd, tensor_tables
 

@@ -14,7 +14,7 @@ from fxprune.errors import OptionError
 from fxprune.frozen import by_reason
 from fxprune.passes.planning import units_of
 from fxprune.pytorch.source import source_of
-from fxprune.select import select
+from fxprune.selection import select
 
 
 @dataclass(frozen=True)

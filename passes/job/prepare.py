@@ -16,7 +16,7 @@ from fxprune.analysis import couple
 from fxprune.arguments.inputs import as_inputs, as_meta, run_on
 from fxprune.arguments.outputs import as_outputs
 from fxprune.common.addresses import HUB, has_own_weights
-from fxprune.common.finite import check_numbers
+from fxprune.common.number_checks import check_numbers
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
 from fxprune.models_zoo import Network, build, check_published

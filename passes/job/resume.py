@@ -45,7 +45,7 @@ from fxprune.passes.store import (
 )
 from fxprune.passes.train import digest
 from fxprune.plans import Plan
-from fxprune.select import select
+from fxprune.selection import select
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data

@@ -30,7 +30,7 @@ from fxprune.passes.verify import batched_inputs, random_batch
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import is_compiler_error, pytree
-from fxprune.select import select
+from fxprune.selection import select
 
 # Shares of the MACs that a table without a goal has.
 GRID = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.arguments.inputs import as_inputs, batch_of, run_on
-from fxprune.common.finite import check_numbers
+from fxprune.common.number_checks import check_numbers
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import BatchNorm, pytree

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.finite import check_finite, check_numbers
+from fxprune.common.number_checks import check_finite, check_numbers
 from fxprune.plan_file import StoredPlan, given_plan
 from fxprune.plans import Plan, check_shapes
 from fxprune.pytorch.modules import copy_module, named_tensors

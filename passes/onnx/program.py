@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from fxprune.arguments.batches import ANY_BATCH, BatchRange, batch_range, graph_batches, leave_whole
 from fxprune.arguments.guards import SpecialisedError, guard_equal
 from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
-from fxprune.arguments.unfit import unfit
-from fxprune.common.finite import check_numbers
+from fxprune.arguments.misfits import unfit
+from fxprune.common.number_checks import check_numbers
 from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, FxpruneError, OptionError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import batched_inputs, named_outputs, random_batch, relative_error, repeat_to

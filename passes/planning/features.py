@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fxprune.common.finite import check_numbers
+from fxprune.common.number_checks import check_numbers
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.calibration import channel_grams, channel_points
 from fxprune.passes.merge import doubled

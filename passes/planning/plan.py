@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from fxprune.common.choices import check_choice
-from fxprune.common.finite import check_finite
+from fxprune.common.number_checks import check_finite
 from fxprune.common.progress import steps
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
 from fxprune.latencies import LatencyTable
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import named_tensors
-from fxprune.select import select
+from fxprune.selection import select
 
 from .features import activations, features, inner_products
 from .gram_clusters import Labels, Points, balanced_clusters, pairwise_clusters
@@ -62,7 +62,7 @@ def plan(
             balanced groups as ``even``.
         round_to: make widths multiples of this; a group that can have none is narrowed only by whole blocks of it.
         seed: of the search; the same seed gives the same plan.
-        only: patterns; groups that match none of them keep their widths (:func:`fxprune.select.select`).
+        only: patterns; groups that match none of them keep their widths (:func:`fxprune.selection.select`).
         freeze: patterns; groups that match one of them keep their widths.
         internal_only: only groups inside a residual branch become narrower.
         cluster: by which features channels are alike: ``rows``: the numbers in the rows of all tied parameters;

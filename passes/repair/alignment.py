@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 
 from fxprune.passes.merge import on_device, project
 from fxprune.plans import Partition, Plan
+from fxprune.pytorch.layer_sizes import is_transposed
 from fxprune.pytorch.modules import named_tensors
-from fxprune.pytorch.shaped_layers import is_transposed
 from fxprune.pytorch.torch_private import BatchNorm, ConvNd
 
 

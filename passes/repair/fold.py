@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, batch_of, inputs_for, run_on, tensors_of
 from fxprune.common.choices import check_choice
-from fxprune.common.finite import check_numbers
+from fxprune.common.number_checks import check_numbers
 from fxprune.errors import DataError, ModelError, OptionError, PlanError
 from fxprune.passes.calibration import MOST_INPUTS, Calibration, Shares, calibration
 from fxprune.passes.merge import captured_with, settle, snap

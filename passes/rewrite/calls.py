@@ -1,6 +1,6 @@
 """The function that rewrites each kind of call whose literals depend on channels.
 
-:mod:`fxprune.pytorch.rewritable` lists the kinds. A function takes a :class:`~fxprune.passes.rewrite.site.Site` and
+:mod:`fxprune.pytorch.call_targets` lists the kinds. A function takes a :class:`~fxprune.passes.rewrite.site.Site` and
 returns the node that replaces the call in the narrow graph, or None if the call can be copied as it is.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch import call_targets as surface
 
 from .functional_layers import convolved, convolved_back, grouped, normalised
 from .indexing import picked, put, sliced

@@ -23,9 +23,7 @@ from fxprune.coupling import Coupling
 from fxprune.errors import RewriteError, kind_and_line
 from fxprune.node_facts import Shape
 from fxprune.plans import Plan
-from fxprune.pytorch.graphs import OnMeta
-from fxprune.pytorch.modules import MetaMode, device_of, to_meta
-from fxprune.pytorch.rewritable import (
+from fxprune.pytorch.call_targets import (
     EXPANSIONS,
     FACTORIES,
     REPEATS,
@@ -34,6 +32,8 @@ from fxprune.pytorch.rewritable import (
     reads_sizes,
     scales_input,
 )
+from fxprune.pytorch.graphs import OnMeta
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES

@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.errors import RewriteError
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch import call_targets as surface
 from fxprune.pytorch.torch_private import OpOverload
 
 from .site import WIDE, Site, standing_for

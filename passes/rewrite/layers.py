@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from fxprune.errors import PlanError, RewriteError
 from fxprune.plans import Plan
-from fxprune.pytorch.shaped_layers import ADAPT, channel_axis
+from fxprune.pytorch.layer_sizes import ADAPT, channel_axis
 
 from .graph import narrow_sizes
 

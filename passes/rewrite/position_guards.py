@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
-from fxprune.pytorch.rewritable import INDICES, PADS, PUTS, SLICES, SPLITS, canonical_call
+from fxprune.pytorch.call_targets import INDICES, PADS, PUTS, SLICES, SPLITS, canonical_call
 from fxprune.pytorch.torch_private import pytree
 from fxprune.pytorch.view_factors import view_factors
 

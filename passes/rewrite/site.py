@@ -15,7 +15,7 @@ from fxprune.coupling import Coupling
 from fxprune.errors import RewriteError
 from fxprune.node_facts import Codes, Shape
 from fxprune.plans import Plan
-from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch import call_targets as surface
 from fxprune.pytorch.torch_private import pytree
 
 WIDE = "fxprune_wide"

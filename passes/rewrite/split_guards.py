@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch.rewritable import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
+from fxprune.pytorch.call_targets import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
 from fxprune.pytorch.view_factors import view_factors
 
 from .position_guards import axes_before, guard_inputs, is_constant, is_open, is_read, length_in

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from fxprune.arguments.inputs import Inputs, in_order, inputs_for, tensors_of
 from fxprune.passes.lowering import MetaInterpreter
-from fxprune.pytorch.meta.constants import value_of
+from fxprune.pytorch.meta import value_of
 from fxprune.pytorch.modules import MetaMode, device_of, named_tensors, to_meta
 from fxprune.pytorch.torch_private import TorchDispatchMode, op_name, pytree
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
 from fxprune.arguments.outputs import as_outputs, counts, place_of
-from fxprune.common.finite import check_numbers
+from fxprune.common.number_checks import check_numbers
 from fxprune.common.table import table
 from fxprune.equivalence import unchanged
 from fxprune.errors import kind_and_line

@@ -12,11 +12,11 @@ from samples import SAMPLES
 import fxprune
 from fxprune.analysis.rules import RULES, pointwise
 from fxprune.analysis.rules.registry import rule
-from fxprune.capture.decompose import decomposition
+from fxprune.capture.decompositions import decomposition
 from fxprune.passes.rewrite.calls import CASES
 from fxprune.passes.verify.batches import random_batch
 from fxprune.passes.verify.compare import verify
-from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch import call_targets as surface
 from fxprune.pytorch.precision import PromoteMixed
 
 

@@ -16,8 +16,8 @@ import fxprune
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import WAY, capture
 from fxprune.equivalence import differs
-from fxprune.equivalence.compare import UNCHECKED, difference
-from fxprune.equivalence.other_modes import _are_apart
+from fxprune.equivalence.comparison import UNCHECKED, difference
+from fxprune.equivalence.mode_differences import _are_apart
 from fxprune.errors import CaptureError
 from fxprune.pytorch.modules import clone_sharing
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.equivalence.programs.layers import layers_recorded
 from fxprune.equivalence.programs.program import Programs
-from fxprune.pytorch.meta.kernels import make_again
+from fxprune.pytorch.meta import make_again
 from fxprune.pytorch.modules import clone_sharing
 
 X = (torch.randn(3, 4),)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fxprune.capture import capture
-from fxprune.equivalence.compare import difference
+from fxprune.equivalence.comparison import difference
 from fxprune.equivalence.observation import observe
 from fxprune.equivalence.programs.program import Programs
 from fxprune.pytorch.torch_private import TorchDispatchMode

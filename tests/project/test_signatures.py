@@ -13,8 +13,8 @@ MOST = 6
 STAND_INS = {
     "fxprune/capture/attention.py:attention",
     "fxprune/capture/attention.py:_attend",
-    "fxprune/capture/decompose.py:_decoder",
-    "fxprune/capture/decompose.py:_transformer",
+    "fxprune/capture/decompositions.py:_decoder",
+    "fxprune/capture/decompositions.py:_transformer",
     "passes/onnx/program.py:_attention",
 }
 

@@ -12,7 +12,7 @@ from fxprune.analysis import RULES, Call
 from fxprune.analysis.rules.registry import Entry
 from fxprune.errors import FxpruneError
 from fxprune.passes.rewrite.calls import CASES
-from fxprune.pytorch import rewritable
+from fxprune.pytorch import call_targets
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "writing_rules.md").read_text(encoding="utf-8")
 
@@ -20,14 +20,14 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "writing_rules.md").read_
 @pytest.fixture(autouse=True)
 def _tables_restored(monkeypatch):
     """What the page registers is gone after it."""
-    monkeypatch.setattr(rewritable, "REWRITABLE", rewritable.REWRITABLE)
-    rewritable.canonical_call.cache_clear()
+    monkeypatch.setattr(call_targets, "REWRITABLE", call_targets.REWRITABLE)
+    call_targets.canonical_call.cache_clear()
     tables = [(table, dict(table)) for table in (RULES, CASES)]
     yield
     for table, before in tables:
         table.clear()
         table.update(before)
-    rewritable.canonical_call.cache_clear()
+    call_targets.canonical_call.cache_clear()
 
 
 def run(page):
@@ -56,7 +56,7 @@ WRONG = {
     "a rule that freezes too much": ('"kthvalue over channels", axes[dim]', '"", *axes'),
     "a rule without the factor": ("call.needs_factor(", "call.balance("),
     "another factor": ("channels, power=1 / p", "channels, power=p"),
-    "no case of the rewrite": ("rewritable.REWRITABLE |= {F.pdist}", ""),
+    "no case of the rewrite": ("call_targets.REWRITABLE |= {F.pdist}", ""),
     "a verb that there is not": ("call.freeze(", "call.forbid("),
 }
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from fxprune.pytorch.meta import kernels
-from fxprune.pytorch.meta.kernels import run_meta
+from fxprune.pytorch.meta import kernels, run_meta
 
 aten = torch.ops.aten
 

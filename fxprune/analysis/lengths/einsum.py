@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.rewritable import canonical_call
+from fxprune.pytorch.call_targets import canonical_call
 
 from ..channels import Channels
 from ..labels import Labels, tensors_in

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fxprune.pytorch.rewritable import EXPANSIONS, canonical_call
+from fxprune.pytorch.call_targets import EXPANSIONS, canonical_call
 from fxprune.pytorch.view_factors import ones_beside, view_factors
 
 from ..labels import Factors, Label, tensors_in

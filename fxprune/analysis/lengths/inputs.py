@@ -15,8 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from fxprune.pytorch.meta.constants import MASKS, value_of
-from fxprune.pytorch.rewritable import PADS, PUTS, VIEWS, canonical_call, positional, put_names, reads_sizes, takes_all
+from fxprune.pytorch.call_targets import (
+    PADS,
+    PUTS,
+    VIEWS,
+    canonical_call,
+    positional,
+    put_names,
+    reads_sizes,
+    takes_all,
+)
+from fxprune.pytorch.meta import MASKS, value_of
 
 from ..channels import Channels, Ids
 from ..labels import Label, Labels, tensors_in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fxprune.pytorch.rewritable import CONVOLUTIONS, TRANSPOSED
+from fxprune.pytorch.call_targets import CONVOLUTIONS, TRANSPOSED
 
 from ..call import Call
 from ..channels import Axes, Ids

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.pytorch.meta.constants import MASKS, value_of
-from fxprune.pytorch.rewritable import INTERLEAVED, canonical_call
+from fxprune.pytorch.call_targets import INTERLEAVED, canonical_call
+from fxprune.pytorch.meta import MASKS, value_of
 
 from ..call import Call
 from ..channels import Axes, Ids

@@ -11,7 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import fx
 
-from fxprune.pytorch.rewritable import is_pattern, positional
+from fxprune.pytorch.call_targets import is_pattern, positional
 
 from ..call import Call, inside_call
 from ..channels import Axes, Ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.pytorch.rewritable import PADS, canonical_call
+from fxprune.pytorch.call_targets import PADS, canonical_call
 
 from ..call import Call, Rule
 from ..channels import Axes, Ids

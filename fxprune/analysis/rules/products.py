@@ -9,7 +9,7 @@ import dataclasses
 
 import torch
 
-from fxprune.pytorch.rewritable import ATTENTION, PRODUCTS
+from fxprune.pytorch.call_targets import ATTENTION, PRODUCTS
 
 from ..call import Call, Rule
 from ..channels import Axes, Ids

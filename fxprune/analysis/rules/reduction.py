@@ -8,7 +8,7 @@ import operator
 import torch
 from torch import fx
 
-from fxprune.pytorch.rewritable import LENGTHS, LOGARITHMS, SOFTMAXES, SUMS, VARIANCES
+from fxprune.pytorch.call_targets import LENGTHS, LOGARITHMS, SOFTMAXES, SUMS, VARIANCES
 
 from ..call import Call
 from ..channels import Axes, Ids

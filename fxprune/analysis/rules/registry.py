@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fxprune.pytorch.rewritable import CallTarget
+from fxprune.pytorch.call_targets import CallTarget
 from fxprune.pytorch.torch_private import OpOverload, overload_names
 
 from ..call import Call, Rule

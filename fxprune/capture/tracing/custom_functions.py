@@ -24,7 +24,7 @@ class _Context:
 
     @property
     def needs_input_grad(self) -> tuple[bool, ...]:
-        """For each input whether it needs a gradient, with a guard."""
+        """Tell of each input whether it needs a gradient, with a guard."""
         return tuple(_needs_gradient(each) for each in self._inputs)
 
     def save_for_backward(self, *tensors: Any) -> None:

@@ -22,9 +22,21 @@ import torch
 from torch import nn
 
 from fxprune.pytorch.source import is_machinery
+from fxprune.pytorch.torch_private import assert_call
 
 # Functions that tell the user something, if what they return is not used.
-_TELL = {"_assert", "critical", "debug", "error", "exception", "info", "print", "warn", "warning", "warning_once"}
+_TELL = {
+    assert_call.__name__,
+    "critical",
+    "debug",
+    "error",
+    "exception",
+    "info",
+    "print",
+    "warn",
+    "warning",
+    "warning_once",
+}
 _LOGGERS = ("logging", "warnings")
 _KINDS = torch.dtype, torch.device, torch.layout, torch.memory_format
 

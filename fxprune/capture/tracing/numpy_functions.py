@@ -30,16 +30,16 @@ def called(proxy: Any, ufunc: np.ufunc, method: str, given: tuple[Any, ...], opt
     if plain and all(isinstance(each, (int, float)) for each in given if not issubclass(type(each), fx.Proxy)):
         numbers = [each.number() if issubclass(type(each), fx.Proxy) else each for each in given]
         if None not in numbers:
-            return _recorded(proxy, ufunc, numbers) if ufunc in _EXACT else ufunc(*map(_decided, given))
+            return _record_exact(proxy, ufunc, numbers) if ufunc in _EXACT else ufunc(*map(_decided, given))
     objects = [_as_objects(each) if issubclass(type(each), fx.Proxy) else each for each in given]
     return getattr(ufunc, method)(*objects, **options)
 
 
-def _recorded(proxy: Any, ufunc: np.ufunc, numbers: list[Any]) -> Any:
-    whole = proxy.tracer.create_proxy("call_function", _EXACT[ufunc], (proxy,), {})
+def _record_exact(proxy: Any, ufunc: np.ufunc, numbers: list[Any]) -> Any:
+    rounded = proxy.tracer.create_proxy("call_function", _EXACT[ufunc], (proxy,), {})
     if isinstance(ufunc(*numbers).item(), float) and ufunc is not np.sqrt:  # of an integer, NumPy 2.1 makes one
-        return proxy.tracer.create_proxy("call_function", operator.truediv, (whole, 1), {})
-    return whole
+        return proxy.tracer.create_proxy("call_function", operator.truediv, (rounded, 1), {})
+    return rounded
 
 
 def _decided(value: Any) -> Any:

@@ -21,15 +21,16 @@ from fxprune.pytorch.torch_private import (
     TorchDispatchMode,
     functions_undisturbed,
     makes_storage,
+    mark_parameter,
     pytree,
     storage_id,
     tensor_tables,
 )
 
-from .recorder import ObjectAskedError
+from .mode_recorder import ObjectAskedError
 
 if TYPE_CHECKING:
-    from .symbolic import SymbolicTracer
+    from .symbolic_trace import SymbolicTracer
 
 # Numbers of a stored tensor, which the narrow network takes from the wide one.
 _SIZES = frozenset({"shape", "size", "numel", "nelement", "dim", "ndim", "ndimension", "stride", "__len__"})
@@ -172,6 +173,6 @@ def _own(tensor: torch.Tensor, name: str, tracer: SymbolicTracer) -> OwnTensor:
     own = tensor.detach().as_subclass(OwnTensor)
     with functions_undisturbed():
         own.requires_grad_(tensor.requires_grad)
-    own._is_param = isinstance(tensor, nn.Parameter)
+    mark_parameter(own, isinstance(tensor, nn.Parameter))
     own.fxprune_tracer, own.fxprune_name = tracer, name
     return own

@@ -13,12 +13,12 @@ from torch import nn
 
 from fxprune.arguments.guards import guard_equal, guard_tensor
 from fxprune.arguments.inputs import Inputs, names_by_place, tensors_of
-from fxprune.arguments.unfit import not_tensors
+from fxprune.arguments.misfits import not_tensors
 from fxprune.errors import OptionError
 from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree
 
 if TYPE_CHECKING:
-    from .symbolic import SymbolicTracer
+    from .symbolic_trace import SymbolicTracer
 
 _CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
 

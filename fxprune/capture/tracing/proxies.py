@@ -1,4 +1,4 @@
-"""Proxies that behave like the tensors and numbers of a model while it is traced."""
+"""Proxies behave like the tensors and numbers of a model while it is traced."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.torch_private import pytree
+from fxprune.pytorch.torch_private import OF_PROXIES, pytree
 
-from .claimed_types import claims_type
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
-from .made_by_type import TypeOfTensors
 from .numpy_functions import called
 from .own_tensors import note_written
 from .stand_ins import TRUNC, recorded_method
+from .tensor_types import TypeOfTensors
+from .type_claims import claims_type
 
 if TYPE_CHECKING:
-    from .concrete import ConcreteTracer
+    from .concrete_trace import ConcreteTracer
 
 # Augmented assignments and the methods of tensors that they are.
 _IN_PLACE = {
@@ -84,7 +84,7 @@ class InPlaceProxy(TypeOfTensors, fx.Proxy):
         if name == "data" and self.node.op == "get_attr":
             self.tracer.overwrite(str(self.node.target), value)  # type: ignore[attr-defined]
             return
-        if name not in ("tracer", "node", "root", "attr", "_node"):
+        if name not in OF_PROXIES:
             self.tracer.attribute_set(self, name)  # type: ignore[attr-defined]
         super().__setattr__(name, value)
 
@@ -105,7 +105,7 @@ class InPlaceProxy(TypeOfTensors, fx.Proxy):
         for leaf in pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, InPlaceProxy):
                 leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))  # type: ignore[attr-defined]
-                written = [(kwargs or {}).get("out"), args[:1] if _writes(orig_method) else ()]
+                written = [(kwargs or {}).get("out"), args[:1] if _is_write(orig_method) else ()]
                 note_written(leaf.tracer, written)  # type: ignore[arg-type]
                 break
         return super().__torch_function__(recorded_method(orig_method), types, args, kwargs)
@@ -120,7 +120,7 @@ class InPlaceProxy(TypeOfTensors, fx.Proxy):
 
     def is_sequence(self) -> bool:
         """Tell whether this is a shape."""
-        return is_shape(self.node)
+        return is_shape_node(self.node)
 
     def sizes(self) -> Any:
         """Return what is no tensor as it is for the example, guarded; None for a tensor.
@@ -173,16 +173,16 @@ class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):
     """An attribute of a proxy, recorded when it is used as a value."""
 
 
-def is_shape(node: fx.Node) -> bool:
+def is_shape_node(node: fx.Node) -> bool:
     """Tell whether a node is the shape of a tensor, or a slice of one."""
     if node.op == "call_method":
         return node.target == "size" and len(node.args) == 1 and len(node.kwargs) == 0
     if node.target is operator.getitem and isinstance(node.args[1], slice):
-        return isinstance(node.args[0], fx.Node) and is_shape(node.args[0])
+        return isinstance(node.args[0], fx.Node) and is_shape_node(node.args[0])
     return node.target is getattr and str(node.args[1]) == "shape"
 
 
-def _writes(function: Any) -> bool:
+def _is_write(function: Any) -> bool:
     name: str = getattr(function, "__name__", "")
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
@@ -249,8 +249,8 @@ class ConcreteProxy(InPlaceProxy):
 
     def __int__(self) -> int:
         cut = isinstance(self.tracer.value(self.node), float)
-        whole = self.tracer.create_proxy("call_function", TRUNC, (self,), {}) if cut else self
-        return int(self.tracer.decide(whole, int))
+        integer = self.tracer.create_proxy("call_function", TRUNC, (self,), {}) if cut else self
+        return int(self.tracer.decide(integer, int))
 
     def __round__(self, digits: int | None = None) -> Any:
         return round(self.tracer.decide(self, lambda value: value), digits)

@@ -1,4 +1,4 @@
-"""What a traced model finds under the names ``int``, ``len`` and ``type``.
+"""Stand in for ``int``, ``len`` and ``type``, under whose names a traced model finds these.
 
 Python would return the example's number for ``int(size / n)`` and ``len(x)``, and a proxy's type for ``type(x)``. The
 calls are found by their names in the modules of the model's package, since Python takes no proxy as their result.
@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.common.objects import is_a, table_of
+from fxprune.pytorch.torch_private import is_marked_parameter
 
 from .keys import uses_identity
 from .own_tensors import OwnTensor
@@ -90,7 +91,7 @@ class _OfTypes(_StandIn):
             asked.tracer.kind_asked(asked, asker)
             found = asked.__class__
         elif asked is not None and found is OwnTensor:
-            found = nn.Parameter if asked._is_param else torch.Tensor
+            found = nn.Parameter if is_marked_parameter(asked) else torch.Tensor
         elif issubclass(found, _StandIn):
             found = builtins.type
         named = torch.Size if found is _SIZE else asker.f_globals.get(found.__name__)
@@ -103,8 +104,8 @@ class _OfSizes(_StandIn):
     stands_for = _SIZE
 
     def __call__(cls, *args: Any) -> Any:
-        parts = args[0] if args and type(args[0]) in (tuple, list) else ()
-        return tuple(parts) if any(isinstance(each, fx.Proxy) for each in parts) else _SIZE(*args)
+        sizes = args[0] if args and type(args[0]) in (tuple, list) else ()
+        return tuple(sizes) if any(isinstance(each, fx.Proxy) for each in sizes) else _SIZE(*args)
 
 
 class _Size(tuple, metaclass=_OfSizes):  # type: ignore[type-arg]
@@ -162,9 +163,9 @@ def _give_back(stand_in: Any) -> None:
         held = holder if type(holder) in (dict, list) else table_of(holder)
         if any(held is each for each in own) or is_a(holder, type):
             continue
-        for place, value in [*(enumerate(held) if type(held) is list else held.items())]:
+        for key, value in [*(enumerate(held) if type(held) is list else held.items())]:
             if value is stand_in:
-                held[place] = real
+                held[key] = real
 
 
 # Methods of a tensor whose parser takes several sizes in a tuple only, if the first is a proxy.

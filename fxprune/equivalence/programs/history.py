@@ -1,4 +1,4 @@
-"""Questions about how a tensor came about: what made it, who wrote to it, where it lies.
+"""Find questions about how a tensor came about: what made it, who wrote to it.
 
 A graph of operators, as an export is, answers them once and for all.
 """
@@ -15,12 +15,13 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.source import is_machinery, line_of
+from fxprune.pytorch.torch_private import HISTORY
 
 from .meta_run import asked
 
-_HISTORY = frozenset({
-    "_backward_hooks", "_base", "_is_view", "_version", "data_ptr", "grad", "grad_fn", "is_inference", "is_leaf",
-    "output_nr", "requires_grad", "retains_grad", "storage", "untyped_storage",
+_ASKED = frozenset({
+    "data_ptr", "grad", "grad_fn", "is_inference", "is_leaf", "output_nr", "requires_grad", "retains_grad", "storage",
+    "untyped_storage", *HISTORY,
 })  # fmt: skip
 
 
@@ -44,6 +45,6 @@ class HistoryQuestions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self.found and args and isinstance(args[0], Tensor):
             name, asker = asked(func, sys._getframe(1))
-            if name in _HISTORY and not is_machinery(asker.f_code.co_filename):
+            if name in _ASKED and not is_machinery(asker.f_code.co_filename):
                 self.found = f"`{name}` at {line_of(asker)}"
         return func(*args, **(kwargs or {}))

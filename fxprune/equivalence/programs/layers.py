@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxprune.pytorch.torch_private import active_modes, recurrent_functions, tensor_tables
+from fxprune.pytorch.torch_private import RECURRENT_NAMES, active_modes, recurrent_functions, tensor_tables
 
 from ..contents import names_in
 
@@ -30,9 +30,7 @@ _LAYERS = frozenset({
 # Constants in a form with a hash, and stored tensors, both by name.
 Settings = tuple[tuple[Any, ...], list[tuple[str, Any]]]
 _CONSTANTS = frozenset({type(None), bool, int, float, str})
-# Other names of the stored tensors of a layer, which no call reads.
-_NAMES = frozenset({"_flat_weights_names", "_all_weights", "_flat_weight_refs"})
-_OWN = frozenset(vars(nn.Module())) - {"training"} | {"forward"} | _NAMES
+_OWN = frozenset(vars(nn.Module())) - {"training"} | {"forward"} | RECURRENT_NAMES
 # A table, its size, what looks names up there, and what it found.
 _Names = list[tuple[Any, int, Callable[[Any], Any], Any]]
 _known: dict[type[nn.Module], _Names] = {}
@@ -64,7 +62,7 @@ def _names_of(kind: type[nn.Module]) -> _Names:
     if kind not in _known or not _are_held(_known[kind]):
         classes = kind.__mro__[:-1]
         modules = *(sys.modules[each.__module__] for each in classes), F, torch, recurrent_functions
-        tables = [vars(place) for place in (*classes, *modules)]
+        tables = [vars(holder) for holder in (*classes, *modules)]
         waiting, used = [kind.__call__, kind.forward], {"__call__", "forward"}
         while waiting:
             code = getattr(waiting.pop(), "__code__", None)

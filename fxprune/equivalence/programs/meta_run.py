@@ -1,9 +1,8 @@
-"""Records of the operators of calls on the meta device."""
+"""Record the operators of calls on the meta device."""
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Mapping, Set
 from types import FrameType
@@ -15,14 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.inputs import Inputs, as_meta, run_on
 from fxprune.pytorch import data_writes
-from fxprune.pytorch.meta.kernels import make_again, run_meta
-from fxprune.pytorch.modules import PLACES, map_tensors
+from fxprune.pytorch.meta import make_again, run_meta
+from fxprune.pytorch.modules import OF_DEVICES, map_tensors
 from fxprune.pytorch.source import is_graph, is_machinery, line_of
-from fxprune.pytorch.torch_private import OpOverload, draws, no_dispatch, op_name, takes_device
+from fxprune.pytorch.torch_private import HANDED_ON, OpOverload, draws, no_dispatch, op_name, takes_device
 
 from ..observation import leaves_of
 from .layers import Settings
-from .recorder import ATTENTION, Recorder, attention_key, device_of, is_number, torch_state
+from .recorder import ATTENTION, Recorder, attention_key, device_of_tensors, is_number, torch_state
 
 _META = torch.device("meta")
 # They make what an operator fills at once, as that of dropout.
@@ -37,7 +36,7 @@ _OF_SIZES = {*_SIZES.values(), *_RANKS.values()}
 # Bound here, since that in `torch` is watched.
 _is_autocast = torch.is_autocast_enabled
 # Where a question of a method in Python is handed on, or of one that is watched.
-_HANDED_ON = *(f"{torch.__path__[0]}{os.sep}{name}.py" for name in ("_tensor", "overrides")), data_writes.__file__
+_HANDED_ON = *HANDED_ON, data_writes.__file__
 
 # What is asked, and where the tensor comes from -> line of the question, sizes and type of the tensor.
 Questions = dict[tuple[str, Any], tuple[str, Any]]
@@ -57,7 +56,7 @@ class MetaRun(Recorder):
     """
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
-        self._device, self.asked_of_constants = device_of(network), False
+        self._device, self.asked_of_constants = device_of_tensors(network), False
         self.asked: Questions = {}
 
         def without_numbers(name: str, tensor: Tensor) -> Tensor:
@@ -103,13 +102,13 @@ class MetaRun(Recorder):
         what = _SIZES.get(name) or _RANKS.get(name) or name
         origin = self._origin(tensor)
         if origin is None or not self._is_computed(origin):
-            self.asked_of_constants = self.asked_of_constants or not (what in _OF_SIZES or name in PLACES)
+            self.asked_of_constants = self.asked_of_constants or not (what in _OF_SIZES or name in OF_DEVICES)
             return
         if isinstance(origin, str) and what in _OF_SIZES:  # those of stored tensors stay
             return
-        place = origin if isinstance(origin, str) else origin[1:]
+        maker = origin if isinstance(origin, str) else origin[1:]
         with no_dispatch():
-            self.asked.setdefault((what, place), (line_of(asker), (tuple(tensor.shape), tensor.dtype)))
+            self.asked.setdefault((what, maker), (line_of(asker), (tuple(tensor.shape), tensor.dtype)))
 
     def _attended(self, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         if (known := self.attended.get(attention_key(args, kwargs))) is None:
@@ -138,16 +137,16 @@ class MetaRun(Recorder):
     def _make(self, func: Any, args: Any, kwargs: Any) -> None:
         """Note what an operator is asked to make, or refuse what may not be made."""
         plain = [each for each in kwargs.items() if each[0] != "device"]
-        asked = func, _asked((args, plain))
+        asked = func, _request((args, plain))
         if self._may_make is not None and asked not in self._may_make:
             self._open()
         self.made.add(asked)
 
 
-def _asked(value: Any) -> Any:
+def _request(value: Any) -> Any:
     """Describe what an operator is asked to make, by values with their types."""
     if isinstance(value, (list, tuple)):
-        return tuple([_asked(each) for each in value])
+        return tuple([_request(each) for each in value])
     return (value.shape, value.dtype) if isinstance(value, Tensor) else (type(value), value)
 
 
@@ -163,7 +162,7 @@ class _Functions(TorchFunctionMode):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._attention, self._ask, self._note = attention, ask, note
-        self._answers = {getattr(Tensor, name).__get__: place(device) for name, place in PLACES.items()}
+        self._answers = {getattr(Tensor, name).__get__: answer(device) for name, answer in OF_DEVICES.items()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._note()

@@ -1,4 +1,4 @@
-"""Records of the operators of calls with numbers."""
+"""Record the operators of a call with numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxprune.pytorch.data_writes import number_reads
 from fxprune.pytorch.torch_private import OpOverload, draws, strides_of
 
 from .layers import Settings
-from .recorder import ATTENTION, OpenError, Recorder, attention_key, device_of
+from .recorder import ATTENTION, OpenError, Recorder, attention_key, device_of_tensors
 
 
 class RealRun(Recorder):
@@ -32,11 +32,11 @@ class RealRun(Recorder):
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         """Take a copy of a model."""
         super().__init__(network, names)
-        self._device = device_of(network)
+        self._device = device_of_tensors(network)
 
     @property
     def holds_questions(self) -> bool:
-        """Whether the network holds functions of autocast that no watch of names sees."""
+        """Tell whether the network holds functions of autocast that no watch of names sees."""
         return any("autocast" in text for texts in self._kept[1].values() for text in texts)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A record of the operators that a call runs, and of where their tensors come from."""
+"""Record the operators that a call runs, and where their tensors come from."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def _same_place(a: Tensor, b: Tensor) -> bool:
     return (a.shape, strides_of(a), a.storage_offset()) == (b.shape, strides_of(b), b.storage_offset())
 
 
-def device_of(network: nn.Module) -> torch.device:
+def device_of_tensors(network: nn.Module) -> torch.device:
     """Return the device of the first tensor of a network."""
     return next((tensor.device for _, tensor in named_tensors(network)), torch.device("cpu"))
 

@@ -22,7 +22,7 @@ MASKS = (torch.bool, torch.uint8)
 
 
 class _Recipe(NamedTuple):
-    """How a tensor was made, while it was written to ``version`` times."""
+    """A description of how a tensor was made, while it was written to ``version`` times."""
 
     func: Callable[..., Any]
     args: tuple[Any, ...]
@@ -46,7 +46,7 @@ def holds_places(tensor: torch.Tensor) -> bool:
 
 def value_of(tensor: torch.Tensor) -> torch.Tensor | None:
     """Return the value of a tensor on the meta device; None if it is not known."""
-    return _run(tensor.fxprune_recipe) if _is_known(tensor) else None  # type: ignore[attr-defined]
+    return _follow(tensor.fxprune_recipe) if _is_known(tensor) else None  # type: ignore[attr-defined]
 
 
 def stays(tensor: torch.Tensor) -> bool:
@@ -88,12 +88,12 @@ def run_constant(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
         return func(args[0], [place for table in args[1] for place in _places(table)])  # type: ignore[no-any-return]
     if not all(map(_is_known, tensors)):
         return None
-    out = _run(_Recipe(func, args, kwargs, 0))
+    out = _follow(_Recipe(func, args, kwargs, 0))
     return torch.empty_like(out, device="meta") if isinstance(out, torch.Tensor) else None
 
 
 class Picks:
-    """How many of n places an operator picks that decides by values: a stand-in, all of them.
+    """The count of n places that an operator picks by values: a stand-in, all of them.
 
     It is a length of samples or positions, which no width determines, since channels that are picked so freeze.
 
@@ -145,9 +145,9 @@ def _is_known(tensor: torch.Tensor) -> bool:
     return recipe is not None and versions_of([tensor]) == [recipe.version] and math.prod(tensor.shape) <= _MOST
 
 
-def _run(recipe: _Recipe) -> Any:
+def _follow(recipe: _Recipe) -> Any:
     def value(leaf: Any) -> Any:
-        return _run(leaf.fxprune_recipe) if isinstance(leaf, torch.Tensor) else leaf  # type: ignore[attr-defined]
+        return _follow(leaf.fxprune_recipe) if isinstance(leaf, torch.Tensor) else leaf  # type: ignore[attr-defined]
 
     args, kwargs = pytree.tree_map(value, (recipe.args, recipe.kwargs))
     if "device" in kwargs:

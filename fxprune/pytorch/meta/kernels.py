@@ -62,7 +62,7 @@ _WITH_PLACES = frozenset(
 _PRECISIONS = frozenset({torch.float32, torch.float64})
 
 
-class _UnknownError(Exception):
+class _UndescribedError(Exception):
     """An argument that no key describes."""
 
 
@@ -77,17 +77,19 @@ def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     try:
         named = _key(tuple(kwargs.items()), storages) if kwargs else None
         key = (func, torch.get_default_dtype(), _key(args, storages), named)
-    except _UnknownError:
+    except _UndescribedError:
         return func(*args, **kwargs)
     if kind == "writes" and len(set(storages)) < len(storages):
         return func(*args, **kwargs)
     known = _remembered.get(key)
     if known is not None:
         return _made(known, args)
-    return _run(key, func, args, kwargs, storages)
+    return _run_and_remember(key, func, args, kwargs, storages)
 
 
-def _run(key: Any, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], storages: list[int]) -> Any:
+def _run_and_remember(
+    key: Any, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], storages: list[int]
+) -> Any:
     """Run an operator, and remember what it returned."""
     writes = _kind(func) == "writes"
     before = _metadata(args[0]) if writes else None
@@ -117,7 +119,7 @@ def foretell(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     try:
         named = _key(tuple(kwargs.items()), storages, kinds) if kwargs else None
         key = (func, torch.get_default_dtype(), _key(args, storages, kinds), named)
-    except _UnknownError:
+    except _UndescribedError:
         return None
     kinds.discard(torch.bool)
     if len(kinds) != 1 or not kinds <= _PRECISIONS:
@@ -127,7 +129,7 @@ def foretell(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if key not in _remembered:
         of_args, of_kwargs = pytree.tree_map_only(torch.Tensor, _twin, (args, kwargs))
         with contextlib.suppress(Exception):  # the operator itself is to say what is wrong
-            _run(key, func, of_args, of_kwargs, [])
+            _run_and_remember(key, func, of_args, of_kwargs, [])
     _, known = _remembered.get(key, (False, []))
     if known is None:
         return [args[0]]
@@ -160,7 +162,7 @@ def _kernels() -> dict[Any, Callable[..., Any]]:
         "fake_quantize_per_channel_affine_cachemask": masked,
         "_fake_quantize_learnable_per_tensor_affine": alone,
         "_fake_quantize_learnable_per_channel_affine": alone,
-        "_grouped_mm": _grouped_product,  # PyTorch's own takes bfloat16 only
+        "_grouped_mm": _empty_grouped_product,  # PyTorch's own takes bfloat16 only
     }
     known = {name: getattr(torch.ops.aten, name, None) for name in names}
     return {packet.default: names[name] for name, packet in known.items() if packet is not None}
@@ -170,7 +172,7 @@ def _rounded_with_mask(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Te
     return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
 
 
-def _grouped_product(
+def _empty_grouped_product(
     a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
 ) -> torch.Tensor:
     lead = (a.shape[:1] if offs is None else offs.shape) if a.dim() == b.dim() else ()
@@ -188,7 +190,7 @@ def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:
                 with no_dispatch():
                     made = _made((structure is None, known), ())
                     return made if structure is None else pytree.tree_unflatten(made, structure)
-    except _UnknownError:
+    except _UndescribedError:
         return run()
     out = run()
     outs, structure = ([out], None) if isinstance(out, torch.Tensor) else pytree.tree_flatten(out)
@@ -256,9 +258,9 @@ def _key(value: Any, storages: list[int], kinds: set[torch.dtype] | None = None)
     """
     if isinstance(value, torch.Tensor):
         if type(value) not in (torch.Tensor, torch.nn.Parameter):
-            raise _UnknownError
+            raise _UndescribedError
         if not (value.is_meta and value.dim() if kinds is None else value.is_cpu):
-            raise _UnknownError
+            raise _UndescribedError
         if kinds is not None:
             kinds.add(value.dtype)
         storages.append(storage_id(value))
@@ -267,12 +269,12 @@ def _key(value: Any, storages: list[int], kinds: set[torch.dtype] | None = None)
         return type(value), value
     if type(value) in (list, tuple):
         return type(value), *[_key(each, storages, kinds) for each in value]
-    raise _UnknownError
+    raise _UndescribedError
 
 
 def _metadata(x: torch.Tensor) -> tuple[Any, ...]:
     if x.layout != torch.strided or x.is_conj() or x.is_neg() or x.is_quantized:
-        raise _UnknownError
+        raise _UndescribedError
     return torch.Tensor, x.shape, x.stride(), x.dtype, x.storage_offset()
 
 

@@ -1,4 +1,4 @@
-"""Tensors of one whole number that name a place, which PyTorch reads, and meta has not."""
+"""Fill in one-number tensors that pick a place: PyTorch reads the number, meta has none."""
 
 from __future__ import annotations
 
