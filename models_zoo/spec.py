@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import CheckpointError, ModelError, OptionError
+from fxprune.pytorch.precision import dtype_name
 from fxprune.pytorch.torch_private import TorchDispatchMode, makes_storage, pytree, takes_device
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -75,7 +76,7 @@ class ModelSpec:
     def to_json(self, dtype: torch.dtype) -> dict[str, Any]:
         """Return all that :func:`spec_from_json` needs; ``dtype`` is that of the weights."""
         self.check()
-        kind = str(dtype).removeprefix("torch.")
+        kind = dtype_name(dtype)
         return {"factory": "zoo", "name": self.name, "kwargs": dict(self.kwargs), "dtype": kind}
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.random_networks import Draw, Unsuited
+from fxprune.pytorch.torch_private import layer_table
 
 from .lengths import Pool
 from .operations import OPERATIONS, WIDTHS, Step, add, as_it_is, linear, mean, total
@@ -61,11 +62,11 @@ def build(draw: Draw, most: int) -> ViewNetwork:
 
 def _operate(net: ViewNetwork, draw: Draw, pool: list[Tensor], operation: Any) -> None:
     """Add one more operation; nothing where it does not suit the last tensor."""
-    layers = set(net._modules)
+    layers = {*layer_table(net)}
     try:
         _take(net, pool, operation(net, draw, pool))
     except (Unsuited, RuntimeError, ValueError, IndexError):
-        for name in set(net._modules) - layers:
+        for name in {*layer_table(net)} - layers:
             delattr(net, name)
 
 

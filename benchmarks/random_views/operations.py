@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.random_networks import Draw, Unsuited
+from fxprune.pytorch.torch_private import layer_table
 
 from .lengths import Length, Pool, length, lengths, texts
 
@@ -258,7 +259,7 @@ def as_it_is(net: nn.Module, draw: Draw, pool: Pool) -> Step:
 
 def add(net: nn.Module, layer: nn.Module) -> str:
     """Add a layer; return its name."""
-    name = f"layer{len(net._modules)}"
+    name = f"layer{len(layer_table(net))}"
     net.add_module(name, layer.double())
     return name
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxprune.common.random import seeded
 from fxprune.errors import DataError
+from fxprune.pytorch.precision import dtype_name
 
 from .dataset import Data, Loader
 
@@ -84,7 +85,7 @@ def _batches(loader: Loader, which: str) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _described(batch: object) -> str:
     if isinstance(batch, Tensor):
-        return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
+        return f"{dtype_name(batch.dtype)} {list(batch.shape)}"
     if isinstance(batch, list | tuple):
         return f"({', '.join(map(_described, batch[:4]))})"
     return type(batch).__name__

@@ -13,6 +13,7 @@ from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.arguments.inputs import as_inputs as structured
 from fxprune.coupling import Coupling
 from fxprune.errors import DataError
+from fxprune.pytorch.precision import dtype_name
 from fxprune.pytorch.torch_private import pytree
 
 BATCH = 32
@@ -112,4 +113,4 @@ def _check(inputs: Inputs, coupling: Coupling, by_sample: list[bool], before: in
 
 
 def _described(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+    return f"{dtype_name(x.dtype)} {list(x.shape)}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import OptionError
+from fxprune.pytorch.precision import dtype_name
 
 from .tied import Tied
 
@@ -106,7 +107,7 @@ def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
     for name, parameter in parameters:
         bits = torch.finfo(parameter.dtype).bits if parameter.is_floating_point() else 32
         if bits < 32:
-            kind = str(parameter.dtype).removeprefix("torch.")
+            kind = dtype_name(parameter.dtype)
             amp = kind if kind in ("bfloat16", "float16") else "bfloat16"
             raise OptionError(
                 f"`{name}` is {kind}: weights of {bits} bits provably do not converge, since a small step is rounded "

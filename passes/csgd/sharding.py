@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from fxprune.errors import OptionError, PlanError
 from fxprune.plans import Plan
+from fxprune.pytorch.torch_private import is_flat_parameter, is_fully_sharded, tensor_tables
 
 from .tied import Tied
 
@@ -24,7 +25,7 @@ _INSTEAD = (
 
 def check_not_sharded(model: nn.Module, optimizer: Optimizer) -> None:
     """Raise OptionError if the model or the optimizer has a sharded parameter (FSDP, DTensor)."""
-    flat = [name for name, module in model.named_modules() if hasattr(module, "_fsdp_wrapped_module")]
+    flat = [name for name, module in model.named_modules() if is_fully_sharded(module)]
     if flat:
         raise OptionError(
             f"C-SGD cannot be hooked into a model under FullyShardedDataParallel, here `{flat[0] or 'the model'}`. "
@@ -64,7 +65,7 @@ def check_same_plan(model: nn.Module, plan: Plan) -> None:
 
 def sharded_as(parameter: torch.Tensor) -> str | None:
     """Name the kind of a sharded tensor, else None: FSDP1 has flat parameters, others DTensors."""
-    if getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False):
+    if is_flat_parameter(parameter):
         return "part of a FlatParameter of FullyShardedDataParallel"
     if hasattr(parameter, "device_mesh") and hasattr(parameter, "placements"):
         return f"a DTensor placed as {parameter.placements} (fully_shard or tensor parallelism)"
@@ -76,7 +77,7 @@ def check_in_model(tied: Iterable[Tied]) -> None:
     moved = [each for each in tied if not each.is_in_place()]
     tops = {id(top): top for each in moved for top, *_ in each.slots[:-1][:1]}
     layers = (layer for top in tops.values() for each in top.values() if each is not None for layer in each.modules())
-    tables = {id(vars(layer)["_parameters"]) for layer in layers}
+    tables = {id(tensor_tables(layer)[0]) for layer in layers}
     gone = next((each.name for each in moved if not each.is_in_one_of(tables)), None)
     if gone is not None:
         raise OptionError(

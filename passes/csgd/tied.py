@@ -16,6 +16,7 @@ from fxprune.errors import OptionError
 from fxprune.passes.merge import Clusters, doubled, largest_change, on_device, project, rows_equal
 from fxprune.plans import Partition, Plan
 from fxprune.pytorch.modules import statistics_of
+from fxprune.pytorch.torch_private import layer_table, tensor_tables
 
 
 class Deviation(NamedTuple):
@@ -82,8 +83,8 @@ def _slots(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple[tuple[
     *path, key = name.split(".")
     slots, module = [], model
     for each in path:
-        slots.append((vars(module)["_modules"], each, module := module.get_submodule(each)))
-    return (*slots, (vars(module)["_parameters"], key, parameter))
+        slots.append((layer_table(module), each, module := module.get_submodule(each)))
+    return (*slots, (tensor_tables(module)[0], key, parameter))
 
 
 class Slots:

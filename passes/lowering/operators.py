@@ -23,7 +23,7 @@ from torch import overrides
 from fxprune.arguments.guards import guard_dtype, guard_equal, guard_tensor
 from fxprune.arguments.records import Record, named_tuple
 from fxprune.pytorch.modes import MANAGERS, QUESTIONS, enter, leave
-from fxprune.pytorch.torch_private import OpOverload, op_arguments
+from fxprune.pytorch.torch_private import OpOverload, assert_call, op_arguments
 
 Function = Callable[..., Any]
 
@@ -33,8 +33,8 @@ _MAKERS = (
     "arange", "as_strided", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "normal", "ones", "rand",
     "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "scalar_tensor", "tensor",
     "tril_indices", "triu_indices", "vander", "zeros", "empty_like", "full_like", "ones_like", "zeros_like", "fill",
-    "_assert", "_assert_async", "_weight_norm", "broadcast_shapes", "can_cast", "finfo", "iinfo", "is_tensor",
-    "promote_types", "result_type", "Size", *QUESTIONS,
+    assert_call.__name__, "_assert_async", "_weight_norm", "broadcast_shapes", "can_cast", "finfo", "iinfo",
+    "is_tensor", "promote_types", "result_type", "Size", *QUESTIONS,
 )  # fmt: skip
 _OPERATORS = (
     "abs", "add", "and_", "concat", "contains", "eq", "floordiv", "ge", "getitem", "gt", "iadd", "iand", "ifloordiv",

@@ -13,7 +13,7 @@ from torch import fx, nn
 from fxprune.capture import EvalOnly, SymbolicTracer, capture
 from fxprune.equivalence import RANK, difference
 from fxprune.errors import CaptureError, ModelError, first_line
-from fxprune.pytorch.torch_private import BatchNorm, tracer_class
+from fxprune.pytorch.torch_private import OPERATOR_CLASSES, BatchNorm, tracer_class
 
 from .layers import listed_base
 from .settings import plain_layer
@@ -75,7 +75,7 @@ def bound_arguments(layer: nn.Module, node: fx.Node, args: tuple[Any, ...], kwar
 
 def _refused(node: fx.Node, layer: Any, why: str) -> ModelError:
     kind = layer if callable(layer) and not isinstance(layer, nn.Module) else type(layer)
-    operator = kind.__module__.startswith("torch._ops")  # whose class has a name that pybind11 makes
+    operator = kind.__module__.startswith(OPERATOR_CLASSES)  # whose class has a name that pybind11 makes
     name = f"torch.ops.{kind}" if operator else f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}"
     return ModelError(
         f"node `{node}` ({node.op} {node.target}) calls {name}, for which PyTorch's own layers and functions do not "

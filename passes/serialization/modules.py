@@ -13,6 +13,7 @@ from fxprune.arguments.inputs import is_shape
 from fxprune.errors import first_line
 from fxprune.passes.lowering import LAYERS, build_layer
 from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.precision import dtype_name
 from fxprune.pytorch.torch_private import child_of, tensor_tables
 
 from .values import from_json
@@ -54,7 +55,7 @@ def _in_role(name: str, role: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     if not known or not is_shape(role.get("shape")):
         raise ValueError(f"the tensor `{name[:80]}` has no shape, or a field that is unknown")
     tensor = tensors.get(name)
-    kind = None if tensor is None else str(tensor.dtype).removeprefix("torch.")
+    kind = None if tensor is None else dtype_name(tensor.dtype)
     if tensor is None or [kind, list(tensor.shape)] != [role.get("dtype"), role["shape"]]:
         there = "missing" if tensor is None else f"{kind} {list(tensor.shape)}"
         wanted = f"{str(role.get('dtype'))[:20]} {str(role['shape'])[:60]}"

@@ -24,6 +24,7 @@ from torch import fx, nn
 from fxprune.errors import ModelError
 from fxprune.passes.lowering import layer_name, layer_settings, methods, operator_name, why_not
 from fxprune.pytorch.modules import canonical_names, named_tensors
+from fxprune.pytorch.precision import dtype_name
 
 from .values import NotWritable, is_name, to_json
 
@@ -111,7 +112,7 @@ def _tensors(module: fx.GraphModule) -> dict[str, Any]:
         if first[name] != name:
             tensors[name] = {"same_as": first[name]}
             continue
-        role: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+        role: dict[str, Any] = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape)}
         if isinstance(tensor, nn.Parameter):
             role |= {"parameter": True, "trains": tensor.requires_grad}
         elif name not in kept:

@@ -35,6 +35,7 @@ from fxprune.passes.serialization import check_sizes, graph_from_json, run_bound
 from fxprune.plan_file import StoredPlan, earlier_plans_of, meta_of, plan_for, plan_of
 from fxprune.plans import Plan, signed
 from fxprune.pytorch.devices import with_data
+from fxprune.pytorch.precision import dtype_name
 
 from .folder import folder_aside
 from .graph import build_graph, graph_document
@@ -274,7 +275,7 @@ def check_probe(network: fx.GraphModule, directory: str | os.PathLike[str]) -> t
     content = read_network(folder)
     precision, below = content["precision"], content["integers_below"]
     wanted = read_tensors(folder / PROBE)
-    kinds = {str(x.dtype).removeprefix("torch.") for x in wanted.values() if x.is_floating_point()}
+    kinds = {dtype_name(x.dtype) for x in wanted.values() if x.is_floating_point()}
     if kinds and precision not in kinds:  # whose bound is wider
         raise CheckpointError(f"{folder / PROBE} is in {', '.join(kinds)}, not in {precision}. {REMEDY}")
     example = StoredPlan(plan_document(folder), folder / PLAN).example_inputs

@@ -15,7 +15,7 @@ from fxprune.common.silence import silenced
 from fxprune.errors import ModelError, first_line
 from fxprune.passes.verify import KeepFloat64, float64_reader, named_outputs, relative_error
 from fxprune.pytorch.modules import map_tensors
-from fxprune.pytorch.precision import to_float64
+from fxprune.pytorch.precision import dtype_name, to_float64
 from fxprune.pytorch.torch_private import pytree
 
 # Error allowed by the precision of the computation. Sums in another order keep these in float64 and in float32; in 16
@@ -97,7 +97,7 @@ def _answer(
     own = map_tensors(network, lambda _, tensor: tensor.detach().to("cpu", copy=True)).eval()
     with torch.no_grad():
         answer = named_outputs(run(own, inputs_for(own, given)))
-    kinds = [str(each.dtype).removeprefix("torch.") for each in answer.values() if each.is_floating_point()]
+    kinds = [dtype_name(each.dtype) for each in answer.values() if each.is_floating_point()]
     return kinds[0] if kinds else "float32", _copied(answer)
 
 

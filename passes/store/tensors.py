@@ -15,6 +15,7 @@ from torch import Tensor
 from fxprune.common.documents import distinct
 from fxprune.common.files import open_plain, written_aside
 from fxprune.errors import CheckpointError, ModelError, kind_and_line
+from fxprune.pytorch.precision import dtype_name
 
 _HASH = "fxprune.sha256"  # in the header of a file
 _PAIRS = "fxprune.complex128"  # the same: what is written as pairs of float64, a type that the format lacks
@@ -126,7 +127,7 @@ def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         layout = "" if x.layout == torch.strided else f"{str(x.layout).removeprefix('torch.')} "
         return layout + ("meta " if x.is_meta else "")
 
-    return {name: f"{odd(x)}{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in tensors.items()}
+    return {name: f"{odd(x)}{dtype_name(x.dtype)} {list(x.shape)}" for name, x in tensors.items()}
 
 
 def unreadable(path: str | os.PathLike[str], error: Exception, why: str) -> CheckpointError:

@@ -30,11 +30,6 @@ HOLDERS = (
 )
 # Operators are known by their names, which any code may write.
 OPERATORS = {name.partition("::")[2].partition(".")[0] for name in registered_names()} - {"_version"}
-# Files outside of the folder that still name some.
-LEFT = {
-    "passes/csgd/sharding.py", "passes/csgd/tied.py", "passes/lowering/operators.py",
-    "passes/lowering/substitutes.py", "benchmarks/random_views/network.py", "benchmarks/random_views/operations.py",
-}  # fmt: skip
 
 
 def is_private(name):
@@ -75,7 +70,7 @@ def test_no_private_name_stands_outside_of_the_folder():
         for path in sources
         if path not in HOMES["torch"] and (names := [*private_names(path.read_text(encoding="utf-8"))])
     }
-    assert found.keys() == LEFT, found
+    assert found == {}
     assert len({name for home in HOMES["torch"] for name in private_names(home.read_text(encoding="utf-8"))}) > 40
 
 

@@ -48,14 +48,19 @@ def non_persistent_buffers(module: nn.Module) -> set[str]:
     return module._non_persistent_buffers_set
 
 
+def layer_table(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the mutable table of a module's own layers, by name."""
+    return module._modules
+
+
 def children_of(module: nn.Module) -> Iterable[tuple[str, nn.Module | None]]:
     """List a module's own children by name."""
-    return module._modules.items()
+    return layer_table(module).items()
 
 
 def child_of(module: nn.Module, name: str) -> nn.Module | None:
     """Return a child by its name."""
-    return module._modules.get(name)
+    return layer_table(module).get(name)
 
 
 def call_with_hooks(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -94,9 +99,19 @@ def put_innermost(optimizer: Optimizer, before: RemovableHandle, after: Removabl
     hooks[1].move_to_end(after.id, last=False)
 
 
+def is_fully_sharded(module: nn.Module) -> bool:
+    """Tell whether a module is a FullyShardedDataParallel."""
+    return hasattr(module, "_fsdp_wrapped_module")
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Tell whether a module is inside FullyShardedDataParallel, or went through ``fully_shard``."""
-    return hasattr(module, "_fsdp_wrapped_module") or any(k.__name__ == "FSDPModule" for k in type(module).__mro__)
+    return is_fully_sharded(module) or any(k.__name__ == "FSDPModule" for k in type(module).__mro__)
+
+
+def is_flat_parameter(parameter: torch.Tensor) -> bool:
+    """Tell whether FullyShardedDataParallel has flattened a parameter, or made it of others."""
+    return getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False)
 
 
 def pruned_name(mask: Any) -> str:

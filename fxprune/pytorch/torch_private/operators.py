@@ -24,6 +24,7 @@ foreach_add_, foreach_mul_, foreach_copy_ = torch._foreach_add_, torch._foreach_
 foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_
 FOREACH = "_foreach"  # how the names of such operators begin
 GROUPED_MM = getattr(torch, "_grouped_mm", None)  # what `torch.nn.functional.grouped_mm` calls
+OPERATOR_CLASSES = "torch._ops"  # how the names of the modules of their classes begin
 # Names of all operators and their overloads.
 registered_names = torch._C._dispatch_get_all_op_names
 
