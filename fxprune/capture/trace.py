@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, as_meta
 from fxprune.arguments.outputs import Outputs
-from fxprune.equivalence import UNCHECKED, Difference, difference, preserved
+from fxprune.equivalence import GRADIENTS, UNCHECKED, Difference, difference, preserved
 from fxprune.errors import CaptureError, OptionError, first_line
 from fxprune.pytorch.custom_functions import custom_functions_noted
 from fxprune.pytorch.graph_module import GraphModule
@@ -154,7 +154,9 @@ def _captures(
                 source, module, found = without_caches(model, module, example_inputs, found, again)
             if found.in_training:
                 refuse_training(module, found.in_training)
-            guard_modes(module, found.modes)
+            # What follows a custom function finds a gradient that its forward alone would lose.
+            lost = [GRADIENTS] if module.meta[CUSTOM_GRADIENTS] and GRADIENTS not in found.modes else []
+            guard_modes(module, [*found.modes, *lost])
             module.meta[UNCHECKED] = found.unchecked
             if check and module.meta[WAY] == "concrete":
                 admit_one_sample(module, example_inputs, functools.partial(again, source))

@@ -4,7 +4,7 @@ from .attributes import attributes_set
 from .comparison import UNCHECKED, Difference, difference, gradients_difference
 from .contents import configuration_of
 from .example_values import values_of
-from .mode_differences import Mode
+from .mode_differences import GRADIENTS, Mode
 from .observation import Certain, differs, try_to_observe
 from .preservation import preserved, unchanged
 from .programs import RANK, Programs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
 from fxprune.errors import CaptureError
+from fxprune.pytorch.source import line_of
 
 
 @contextlib.contextmanager
@@ -17,7 +19,7 @@ def applied_by(apply: Callable[..., Any]) -> Iterator[None]:
     """Replace ``Function.apply``; the function given gets it first, bound to the class."""
     given = vars(Function)["apply"]
 
-    def replacement(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def replacement(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
         return apply(given.__get__(None, cls), cls, *args, **kwargs)
 
     Function.apply = classmethod(replacement)  # type: ignore[assignment,method-assign]
@@ -36,15 +38,18 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
     Raises:
         CaptureError: in the block, for a forward that asks which of its inputs need gradients.
     """
+    refused: list[CaptureError] = []
 
     def note(context: Any) -> None:
         found[_function_of(context)] = None
 
     def refuse(context: Any) -> Any:
-        raise CaptureError(
-            f"the forward of the torch.autograd.Function `{_function_of(context)}` asks which of its inputs need "
-            "gradients, which no graph records. Decide by an argument of the network instead."
+        error = CaptureError(
+            f"the torch.autograd.Function `{_function_of(context)}` asks which of its inputs need gradients at "
+            f"{line_of(sys._getframe(1))}, which no graph records. Decide by an argument of the network instead."
         )
+        refused.append(error)
+        raise error
 
     kind: Any = BackwardCFunction
     kind.__init__, kind.needs_input_grad = note, property(refuse)
@@ -52,6 +57,20 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
         yield
     finally:
         del kind.__init__, kind.needs_input_grad
+    if refused:  # the model caught it
+        raise refused[0]
+
+
+@contextlib.contextmanager
+def needs_answered() -> Iterator[None]:
+    """Let a forward ask what needs gradients: no tensor of the network is among its inputs."""
+    kind: Any = BackwardCFunction
+    refuse = kind.needs_input_grad
+    del kind.needs_input_grad
+    try:
+        yield
+    finally:
+        kind.needs_input_grad = refuse
 
 
 def _function_of(context: Any) -> str:

@@ -69,8 +69,8 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     if custom := plan.coupling.graph_module.meta.get(CUSTOM_GRADIENTS):
         warnings.warn(
             f"{', '.join(f'`{name}`' for name in custom)}: the narrow network computes what the forward of this "
-            "torch.autograd.Function does, but trains with PyTorch's own gradient of it. A straight-through or a "
-            "surrogate gradient is lost.",
+            "torch.autograd.Function does, but not its gradient, as a straight-through or a surrogate one. So it runs "
+            "only where no gradients are recorded.",
             CustomGradientWarning,
             stacklevel=2,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import fx
 from torch.autograd import Function
 
-from fxprune.pytorch.custom_functions import applied_by, custom_functions_noted
+from fxprune.pytorch.custom_functions import applied_by, custom_functions_noted, needs_answered
 from fxprune.pytorch.torch_private import pytree
 
 from .proxies import ConcreteProxy, InPlaceProxy
@@ -42,6 +43,11 @@ def _needs_gradient(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
 
+def _is_constant(value: Any) -> bool:
+    """Tell whether no tensor of the network is meant, whose gradient it may need or not."""
+    return not isinstance(value, torch.Tensor) or (type(value) is torch.Tensor and not value.requires_grad)
+
+
 # Of a graph: classes with a gradient of their own, which it computes by their forward alone.
 CUSTOM_GRADIENTS = "fxprune_custom_gradients"
 
@@ -50,15 +56,18 @@ CUSTOM_GRADIENTS = "fxprune_custom_gradients"
 def custom_functions_traced(found: dict[str, None]) -> Iterator[None]:
     """Call the forward of a custom function that gets a proxy; add its name to ``found``."""
 
-    def apply(call: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if not any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):
-            return call(*args, **kwargs)
+    def apply(call: Any, cls: Any, /, *args: Any, **kwargs: Any) -> Any:
+        leaves = pytree.tree_leaves((args, kwargs))
+        if not any(isinstance(leaf, fx.Proxy) for leaf in leaves):
+            with needs_answered() if all(map(_is_constant, leaves)) else contextlib.nullcontext():
+                return call(*args, **kwargs)
         found[cls.__name__] = None
-        context = _Context(args)
         if cls.setup_context is Function.setup_context:
-            return cls.forward(context, *args, **kwargs)
-        output = cls.forward(*args, **kwargs)
-        cls.setup_context(context, args, output)
+            return cls.forward(_Context((*args, *kwargs.values())), *args, **kwargs)
+        given = inspect.signature(cls.forward).bind(*args, **kwargs)
+        given.apply_defaults()
+        output = cls.forward(*given.args, **given.kwargs)
+        cls.setup_context(_Context(given.args), given.args, output)
         return output
 
     with applied_by(apply), custom_functions_noted(found):

@@ -168,12 +168,14 @@ class Programs:
         for run in (wanted, found):
             run.attended = self._attended
             run.begin(training, frozenset(self._made) if training else None)
+        gradients = False
         try:
             with no_prints, torch.no_grad(), generators_restored(), modes():
+                gradients = torch.is_grad_enabled()
                 of_graph = found.call(inputs)
                 calls = [wanted.call(inputs) for _ in range(2)]
-        except SpecialisedError:
-            return None, []
+        except SpecialisedError:  # a run has no parameter that needs gradients, so that a guard may only fail here
+            return None if gradients else (None, [])
         except Exception:  # a network may raise anything
             return None
         return None if wanted.is_open or found.is_open else (of_graph, calls)

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, tensors_of
-from fxprune.pytorch.custom_functions import applied_by
 from fxprune.pytorch.data_writes import attribute_writes, data_writes
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import (
@@ -107,8 +106,7 @@ class Recorder(TorchDispatchMode):
 
         self._writes = False
         layers = layers_recorded(self._network, self._layer) if self.views else contextlib.nullcontext()
-        watched, custom = autocast_watched(self._network), applied_by(self._custom)
-        with attribute_writes(noted), data_writes(noted), custom, watched as uses, layers, self:
+        with attribute_writes(noted), data_writes(noted), autocast_watched(self._network) as uses, layers, self:
             yield program
         self._kept = self._state()
         self.is_open |= self._writes or bool(uses) or before[0] != self._kept[0]
@@ -192,15 +190,6 @@ class Recorder(TorchDispatchMode):
             elif leaf is not None:
                 self._open()
         return out
-
-    def _custom(self, call: Callable[..., Any], _: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run a custom function as its trace does, which records gradients as the caller does."""
-        before = self._gradients
-        self._gradients = before != torch.is_grad_enabled()
-        try:
-            return call(*args, **kwargs)
-        finally:
-            self._gradients = before
 
     def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
         """Record a call of a layer, whose operators are not recorded."""

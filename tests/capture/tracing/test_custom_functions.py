@@ -73,10 +73,8 @@ class StraightThrough(OwnGradients):
 def test_a_gradient_of_its_own_is_not_lost_in_silence(way):
     net = StraightThrough()
     plan = fxprune.plan(fxprune.couple(net, X, ways=(way,)), keep=0.5)
-    with pytest.warns(fxprune.CustomGradientWarning, match="`Rounded`: .* trains with PyTorch's own gradient"):
-        narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
-    narrow(X).sum().backward()  # the gradient is another one, as the warning says: that is no reason to refuse any
-    assert narrow.b.weight.grad is not None
+    with pytest.warns(fxprune.CustomGradientWarning, match="`Rounded`: .* only where no gradients are recorded"):
+        fxprune.narrow(fxprune.snap(net, plan), plan)
 
 
 rounded = Rounded.apply
@@ -131,6 +129,106 @@ class InNoGrad(OwnGradients):
             return self.b(self.function.apply(y, self.weight))
 
 
+class Sign(torch.autograd.Function):
+    """A straight-through estimator whose operators, unlike itself, end the gradient."""
+
+    @staticmethod
+    def forward(context, x):
+        return (x > 0).float()
+
+    @staticmethod
+    def backward(context, grad):
+        return grad
+
+
+class BySign(InNoGrad):
+    def forward(self, x):
+        return self.b(self.function.apply(Sign.apply(self.a(x)), self.weight))
+
+
+class AskingSign(OwnGradients):
+    def forward(self, x):
+        y = Sign.apply(self.a(x))
+        return self.b(y * 3 if y.requires_grad else y)
+
+
+class CatchingSign(OwnGradients):
+    def forward(self, x):
+        y = Sign.apply(self.a(x))
+        try:
+            y.requires_grad_(False)
+        except RuntimeError:
+            y = y * 3
+        return self.b(y)
+
+
+@pytest.mark.parametrize("net", [BySign(ByNeed), AskingSign(), CatchingSign()], ids=["need", "asks", "catches"])
+@pytest.mark.filterwarnings("ignore::fxprune.CustomGradientWarning")  # by intent: no test of training
+def test_what_follows_a_lost_gradient_is_refused_where_gradients_are_recorded(net):
+    plan = fxprune.plan(fxprune.couple(net.eval(), X), keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    with torch.no_grad():
+        assert torch.allclose(narrow(X), snapped(X), atol=1e-5)  # float32
+    with pytest.raises(RuntimeError, match="is_grad_enabled"):
+        narrow(X)
+
+
+class Scaled(torch.autograd.Function):
+    """Hands what it was given, with defaults, to ``setup_context``."""
+
+    @staticmethod
+    def forward(x, scale=2.0):
+        return x * scale
+
+    @staticmethod
+    def setup_context(context, inputs, output):
+        x, context.scale = inputs
+        context.save_for_backward(x)
+
+
+class ByDefault(OwnGradients):
+    def forward(self, x):
+        return self.b(Scaled.apply(Scaled.apply(self.a(x)), scale=3.0))
+
+
+def test_setup_context_gets_defaults_and_keywords():
+    assert fxprune.prove(ByDefault(), X).passed
+    assert fxprune.couple(ByDefault(), X).graph_module.meta["fxprune_capture"] == "symbolic"
+
+
+class OfConstant(InNoGrad):
+    def forward(self, x):
+        return self.b(self.a(x) + self.function.apply(torch.ones(8, 1, 1), torch.ones(8, 1, 1)))
+
+
+def test_a_constant_needs_no_gradient():
+    assert fxprune.couple(OfConstant(ByNeed), X).graph_module.meta["fxprune_capture"] == "symbolic"
+
+
+class Caught(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        try:
+            return x * (3 if context.needs_input_grad[0] else 2)
+        except Exception:
+            return x * 2
+
+
+caught = Caught.apply
+
+
+class Catching(OwnGradients):
+    def forward(self, x):
+        with torch.no_grad():
+            return self.b(caught(self.a(x)))
+
+
+def test_a_refusal_that_the_model_catches_counts():
+    with pytest.raises(fxprune.errors.CaptureError, match="`Caught` asks which of its inputs need gradients"):
+        fxprune.couple(Catching(), X)
+
+
 @pytest.mark.parametrize("function", [ByNeed, ByNeedInSetup])
 @pytest.mark.filterwarnings("ignore::fxprune.CustomGradientWarning")  # by intent: no test of training
 def test_what_a_custom_function_asks_of_gradients_is_guarded(function):
@@ -140,7 +238,7 @@ def test_what_a_custom_function_asks_of_gradients_is_guarded(function):
     narrow = fxprune.narrow(snapped, plan)
     with torch.no_grad():
         assert torch.allclose(narrow(X), snapped(X), atol=1e-5)  # float32
-    with pytest.raises(RuntimeError, match="requires_grad"):
+    with pytest.raises(RuntimeError, match="is_grad_enabled"):
         narrow(X)
-    with pytest.raises(fxprune.errors.CaptureError, match="asks which of its inputs need gradients"):
+    with pytest.raises(fxprune.errors.CaptureError, match=r"asks which .* at \S+/test_custom_functions\.py:\d+"):
         fxprune.couple(net, X, ways=("export",))
