@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from fxprune.branches import internal_groups
 from fxprune.common.choices import closest_names
 from fxprune.common.text import listed
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
+from fxprune.residual import internal_groups
 
 
 def select(

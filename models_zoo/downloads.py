@@ -1,4 +1,4 @@
-"""Published weights are at hand, or can be fetched, before anything else is prepared."""
+"""Check that published weights are at hand or can be fetched, before any other work."""
 
 from __future__ import annotations
 

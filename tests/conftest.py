@@ -70,10 +70,9 @@ SLOW = (
     "calibration/test_activations.py",
     "capture/",
     "cli/",
-    "common/test_nan_weights.py",
     "common/test_attacks.py",
     "arguments/test_inputs.py",
-    "core/test_select.py",
+    "core/test_selection.py",
     "equivalence/",
     "distributed/",
     "job/",
@@ -114,7 +113,7 @@ TOGETHER = {
     "tests/analysis/test_rules.py": "samples",
     "tests/calibration/test_activations.py": "samples",
     "tests/rewrite/test_narrow.py::test_layers_of_samples": "samples",
-    "tests/capture/test_decompose.py": "opened",
+    "tests/capture/test_decompositions.py": "opened",
     "tests/job/test_resume": "resume",
 }
 

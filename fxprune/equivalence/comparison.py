@@ -31,12 +31,12 @@ from .attributes import KEEPS, Attributes
 from .autocast import difference_under_autocast
 from .example_values import changed, doubled_on_meta, values_of
 from .layer_difference import first_layer
+from .meta_comparison import are_shown_equal
 from .mode_differences import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .observation import Observation, compare, observe, try_to_observe
 from .pair import Pair
 from .preservation import preserved
 from .programs import TELLS, HistoryQuestions, RealRun, only_the_model_asks
-from .proof import are_shown_equal
 from .size_difference import difference_at_other_sizes
 from .training import noise_in_weights, training_difference
 

@@ -1,4 +1,4 @@
-"""Merge an activation of the wide network: what the narrow one is to have in its place."""
+"""Merge an activation of the wide network into the one that the narrow network must have."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.pytorch import call_targets as surface
+from fxprune.pytorch import call_targets
 
 from .functional_layers import convolved, convolved_back, grouped, normalised
 from .indexing import picked, put, sliced
@@ -21,30 +21,30 @@ from .sums import attention, corrected, multiplied, shifted
 
 
 def _table(
-    *cases: tuple[Iterable[surface.CallTarget], Callable[[Site], fx.Node | None]],
+    *cases: tuple[Iterable[call_targets.CallTarget], Callable[[Site], fx.Node | None]],
 ) -> dict[Any, Callable[[Site], fx.Node | None]]:
     return {target: case for targets, case in cases for target in targets}
 
 
 CASES = _table(
-    (surface.VIEWS | surface.FLATTENS | surface.EXPANSIONS, resized),
-    (surface.SQUEEZES, squeezed),
-    (surface.SPLITS, pieces),
-    (surface.SLICES, sliced),
-    (surface.INDICES, picked),
-    (surface.PUTS, put),
-    (surface.PADS, padded),
-    (surface.PRODUCTS | surface.SUMS | surface.LENGTHS | surface.SOFTMAXES, multiplied),
-    (surface.LOGARITHMS, shifted),
-    (surface.VARIANCES, corrected),
-    (surface.ATTENTION, attention),
-    (surface.CONVOLUTIONS, convolved),
-    (surface.TRANSPOSED, convolved_back),
-    (surface.NORMS, normalised),
-    (surface.GROUP_NORMS, grouped),
-    (surface.LIKE, like_another),
-    (surface.REPEATS, repeated),
-    (surface.INTERLEAVED, interleaved),
-    (surface.JOINS, joined),
-    (surface.FACTORIES, created),
+    (call_targets.VIEWS | call_targets.FLATTENS | call_targets.EXPANSIONS, resized),
+    (call_targets.SQUEEZES, squeezed),
+    (call_targets.SPLITS, pieces),
+    (call_targets.SLICES, sliced),
+    (call_targets.INDICES, picked),
+    (call_targets.PUTS, put),
+    (call_targets.PADS, padded),
+    (call_targets.PRODUCTS | call_targets.SUMS | call_targets.LENGTHS | call_targets.SOFTMAXES, multiplied),
+    (call_targets.LOGARITHMS, shifted),
+    (call_targets.VARIANCES, corrected),
+    (call_targets.ATTENTION, attention),
+    (call_targets.CONVOLUTIONS, convolved),
+    (call_targets.TRANSPOSED, convolved_back),
+    (call_targets.NORMS, normalised),
+    (call_targets.GROUP_NORMS, grouped),
+    (call_targets.LIKE, like_another),
+    (call_targets.REPEATS, repeated),
+    (call_targets.INTERLEAVED, interleaved),
+    (call_targets.JOINS, joined),
+    (call_targets.FACTORIES, created),
 )

@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.errors import RewriteError
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch import call_targets as surface
+from fxprune.pytorch import call_targets
 from fxprune.pytorch.torch_private import OpOverload
 
 from .site import WIDE, Site, standing_for
@@ -22,7 +22,7 @@ _SELECTS = "select", torch.select
 
 def sliced(site: Site) -> fx.Node | None:
     """getitem, setitem, narrow, select: bounds among channels become bounds among the kept ones."""
-    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    given = call_targets.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
         return None
     on_x = site.shape_of(0)
@@ -43,7 +43,7 @@ def sliced(site: Site) -> fx.Node | None:
             dim += axes
             continue
         codes = on_x.axes[dim]
-        item = slice(None) if surface.takes_all(before, given, dim) else item
+        item = slice(None) if call_targets.takes_all(before, given, dim) else item
         if codes is not None and item != slice(None):
             site.guard_length(dim, on_x)
         new.append(item if codes is None else _bounds(site, codes, _stored_place(site, before, item)))
@@ -119,7 +119,7 @@ def _numbered(site: Site, on_x: Shape) -> fx.Node | None:
         return None
     site.guard_length(dim, on_x)
     if site.kind in _SELECTS:
-        wide = surface.positional(site.node.target, site.node.args, site.node.kwargs)
+        wide = call_targets.positional(site.node.target, site.node.args, site.node.kwargs)
         wide_place = wide[0][2] if len(wide[0]) > 2 else wide[1].get("index")
         place = _stored_place(site, wide_place, site.parameter(2, "index"))
         return site.copy((site.args[0], dim, _place(site, codes, place)), {})
@@ -150,7 +150,7 @@ def picked(site: Site) -> fx.Node | None:
         tables = site.parameter(1, "indices")
         dim = next(dim for dim, table in enumerate(tables) if table is not None)
     else:
-        at = 2 if site.kind in surface.INTERLEAVED else 1
+        at = 2 if site.kind in call_targets.INTERLEAVED else 1
         dim = site.parameter(at, "dim") % max(len(on_x.sizes), 1)
     codes = on_x.axes[dim] if on_x.sizes else None
     if codes is None:
@@ -178,7 +178,7 @@ def _is_met(site: Site, table: Any, codes: Codes) -> bool:
 def put(site: Site) -> fx.Node | None:
     """index_copy, slice_scatter and others: values are put at places among the kept positions."""
     on_x, kind = site.shape_of(0), site.kind
-    given = {**dict(zip(surface.put_names(kind or ""), site.args)), **site.kwargs}
+    given = {**dict(zip(call_targets.put_names(kind or ""), site.args)), **site.kwargs}
     tables = given.get("indices")
     dim = given.get("dim", 0) if tables is None else next(d for d, table in enumerate(tables) if table is not None)
     codes = on_x.axes[dim] if on_x.sizes else None

@@ -15,7 +15,7 @@ from fxprune.coupling import Coupling
 from fxprune.errors import RewriteError
 from fxprune.node_facts import Codes, Shape
 from fxprune.plans import Plan
-from fxprune.pytorch import call_targets as surface
+from fxprune.pytorch import call_targets
 from fxprune.pytorch.torch_private import pytree
 
 WIDE = "fxprune_wide"
@@ -66,7 +66,7 @@ class Site:
 
     def wide_of(self, index: int) -> Shape:
         """Return the wide shape of argument ``index``, with the codes of all its channels."""
-        given = surface.positional(self.node.target, self.node.args, self.node.kwargs)[0][index]
+        given = call_targets.positional(self.node.target, self.node.args, self.node.kwargs)[0][index]
         value = self.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
         if not isinstance(value, Shape):
             raise RewriteError(f"argument {index} of node `{self.node}` is not a tensor of the graph.")
@@ -82,9 +82,9 @@ class Site:
         return Shape(shape.sizes, axes, shape.varying)
 
     @property
-    def kind(self) -> surface.CallTarget | None:
+    def kind(self) -> call_targets.CallTarget | None:
         """The canonical form of this call."""
-        return surface.canonical_call(self.node.target)
+        return call_targets.canonical_call(self.node.target)
 
     def kept(self, codes: Codes) -> Any:
         """Tell which positions of an axis stay, as bool [length]."""

@@ -14,7 +14,7 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch import call_targets as surface
+from fxprune.pytorch import call_targets
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
@@ -29,9 +29,9 @@ def resized(site: Site) -> fx.Node | None:
     out = site.value
     if not isinstance(out, Shape) or not out.labelled:
         return None
-    if site.kind not in surface.EXPANSIONS:
+    if site.kind not in call_targets.EXPANSIONS:
         guard_flat(site)
-    if site.kind in surface.FLATTENS:
+    if site.kind in call_targets.FLATTENS:
         return None
     if site.kind in ("unflatten", torch.unflatten):
         return _unflattened(site, out)
@@ -44,7 +44,7 @@ def resized(site: Site) -> fx.Node | None:
         if codes is not None and not is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
     given = (site.args[0], *sizes) if flat else (site.args[0], tuple(sizes))
-    if site.kind in surface.VIEWS:
+    if site.kind in call_targets.VIEWS:
         guard_positions(site, sizes)
     return _guarded(site, asked, lambda: site.copy(given, {}))
 
@@ -57,7 +57,7 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
         if isinstance(asked.get(dim), fx.Node):
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
-    known = guard_split(site, asked, made) if site.kind in surface.VIEWS else {}
+    known = guard_split(site, asked, made) if site.kind in call_targets.VIEWS else {}
     for dim in where:
         length = length_in(site, wide.value, dim)
         if is_open(asked.get(dim)) and known.get(dim) != length:
@@ -78,7 +78,7 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
         return kept
     # Sizes that the model computes are those of the wide network; batch and space repeat all channels.
     share = Fraction(kept, len(codes))
-    if site.kind in surface.EXPANSIONS:
+    if site.kind in call_targets.EXPANSIONS:
         return _kept_of(site, codes, sizes[dim])
     inside, new = next(run for run in view_factors(before.sizes, after.sizes) if dim in run[1])
     others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
@@ -231,7 +231,7 @@ def joined(site: Site) -> fx.Node | None:
 
 def guard_number(site: Site) -> None:
     """Guard how many tensors a call joins along channels: pieces of an axis may be more."""
-    args, named = surface.positional(site.kind or site.node.target, site.node.args, site.node.kwargs)
+    args, named = call_targets.positional(site.kind or site.node.target, site.node.args, site.node.kwargs)
     given = args[0] if args else named["tensors"]
     tensors = site.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
     if isinstance(tensors, (tuple, list)) and isinstance(site.value, Shape) and site.value.labelled:

@@ -16,7 +16,7 @@ from fxprune.capture.decompositions import decomposition
 from fxprune.passes.rewrite.calls import CASES
 from fxprune.passes.verify.batches import random_batch
 from fxprune.passes.verify.compare import verify
-from fxprune.pytorch import call_targets as surface
+from fxprune.pytorch import call_targets
 from fxprune.pytorch.precision import PromoteMixed
 
 
@@ -43,7 +43,7 @@ def test_its_graph_computes_the_same_bits(name):
     inputs = [torch.randn_like(x, dtype=torch.float64) if x.is_floating_point() else x for x in SAMPLES[name].inputs]
     with torch.no_grad(), PromoteMixed():
         wanted, got = network(*inputs), graph(*inputs)
-    # Opened layers sum in another order than the fused kernels; capture/test_decompose.py holds them to 1e-12.
+    # Opened layers sum in another order than the fused kernels; capture/test_decompositions.py holds them to 1e-12.
     fused = any(decomposition(module) is not None for module in network.modules())
     for a, b in zip(torch.utils._pytree.tree_leaves(wanted), torch.utils._pytree.tree_leaves(got), strict=True):
         assert not torch.is_tensor(a) or torch.equal(a, b) or (fused and torch.allclose(a, b, rtol=1e-9, atol=1e-12))
@@ -56,12 +56,12 @@ def test_every_rule_has_a_sample():
 
 
 def test_the_rewrite_has_one_case_for_every_call_that_the_analysis_relies_on():
-    assert CASES.keys() == surface.REWRITABLE
+    assert CASES.keys() == call_targets.REWRITABLE
 
 
 def test_every_call_that_is_rewritten_has_a_sample():
     prove_all()
-    assert {str(target) for target in surface.REWRITABLE - TARGETS} == set()
+    assert {str(target) for target in call_targets.REWRITABLE - TARGETS} == set()
 
 
 def test_two_rules_for_one_operator_are_refused():

@@ -13,7 +13,6 @@ from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
-from fxprune.branches import internal_groups
 from fxprune.capture.trace import WAY, capture
 from fxprune.errors import CaptureError
 from fxprune.passes.rewrite.calls import CASES
@@ -21,6 +20,7 @@ from fxprune.passes.store.artifact import load, save
 from fxprune.passes.verify.prove import scattered
 from fxprune.passes.verify.randomise import randomised
 from fxprune.pytorch.call_targets import canonical_call
+from fxprune.residual import internal_groups
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 aten = torch.ops.aten

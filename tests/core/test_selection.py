@@ -10,10 +10,10 @@ from helpers.rewrites.merges import narrow_unequal
 from torch import nn
 
 import fxprune
-from fxprune.branches import internal_groups
 from fxprune.costs import cost
 from fxprune.errors import OptionError
 from fxprune.models_zoo.registry import create_model
+from fxprune.residual import internal_groups
 from fxprune.selection import select
 
 

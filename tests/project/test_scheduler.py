@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from unittest import mock
 import pytest
 from helpers.processes.scheduler import Restarting
 
+TEST_FILES = Path(__file__).parents[1]
 TESTS = """
 import os
 import pytest
@@ -31,6 +33,12 @@ class Single(Restarting):
 def pytest_xdist_make_scheduler(config, log):
     return Single(config, log)
 """
+
+
+def test_lists_of_tests_name_files_that_there_are():
+    lists = runpy.run_path(str(TEST_FILES / "conftest.py"))
+    named = [*lists["SLOW"], *(name.removeprefix("tests/") for name in lists["TOGETHER"])]
+    assert [name for name in named if not any(TEST_FILES.glob(f"{name.partition('::')[0]}*"))] == []
 
 
 @pytest.mark.slow

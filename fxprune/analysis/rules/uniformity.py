@@ -1,4 +1,4 @@
-"""Axes along which all numbers of a tensor are equal: of an expanded one, or one of zeros.
+"""Follow axes along which all numbers are equal, of an expanded tensor or one of zeros.
 
 Such an axis may stand for any channels. It has ids that *wait*: where it meets an axis of channels, they are united,
 and the axis becomes as narrow as the other one. Where an operator does more with it than move it, the waiting ids

@@ -5,4 +5,4 @@ from .history import HistoryQuestions
 from .meta_run import RANK
 from .program import Programs, only_the_model_asks
 from .real_run import RealRun
-from .tells import TELLS, Tells
+from .watchers import TELLS, Tells

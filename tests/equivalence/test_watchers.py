@@ -45,7 +45,7 @@ TOLD = {
 def test_a_model_that_does_something_else_where_it_is_watched_is_refused_with_its_line(name):
     model = Small(TOLD[name]).eval()
     model.asking = Asking()
-    with pytest.raises(CaptureError, match=f"{TELLS}, as it may tell at equivalence/test_tells.py:"):
+    with pytest.raises(CaptureError, match=f"{TELLS}, as it may tell at equivalence/test_watchers.py:"):
         capture(model, (IMAGES,))
 
 
