@@ -62,10 +62,13 @@ def forked(_forks, monkeypatch):
 # Folders, files and tests that `make quick` leaves out: they train, export, draw at random, or start processes.
 SLOW = (
     "analysis/test_computed_weights.py",
+    "analysis/test_fixed_lengths.py",
     "analysis/test_grouping.py",
+    "analysis/test_own_code.py",
     "analysis/test_precision.py",
     "analysis/test_random_networks.py",
     "analysis/test_rules.py",
+    "analysis/test_uniformity.py",
     "benchmarks/",
     "calibration/test_activations.py",
     "capture/",
@@ -73,8 +76,11 @@ SLOW = (
     "common/test_attacks.py",
     "arguments/test_inputs.py",
     "core/test_selection.py",
+    "core/test_plan_for.py",
+    "csgd/test_reference.py",
     "equivalence/",
     "distributed/",
+    "graft/",
     "job/",
     "latency/test_latency_table.py::test_both_networks_run_in_the_runtime[onnx",
     "merge/",
@@ -87,17 +93,28 @@ SLOW = (
     "project/test_public_names.py",
     "project/test_writing_rules.py",
     "pytorch/test_network.py::test_a_network_that_returns_a_special_tensor_is_refused[to_mkldnn",
-    "pytorch/test_network.py::test_parts_in_wrappers_are_opened[compile]",
+    "pytorch/test_network.py::test_parts_in_wrappers_are_opened",
     "pytorch/test_precision.py",
     "repair/",
     "report/",
     "rewrite/",
-    "source/test_repeats.py::test_weights_of_a_type_that_no_file_holds",
-    "source/test_source_export.py::test_report_and_weights",
+    "serialization/test_serialization.py",
+    "serialization/test_uses.py",
+    "source/test_layers.py",
+    "source/test_repeats.py",
+    "source/test_source_export.py",
     "store/",
     "train/",
     "verify/",
 )
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave whole files out of `make quick`: to import what they need takes longer than its tests."""
+    if config.option.markexpr != "not slow" or collection_path.suffix not in ("", ".py"):
+        return None
+    path = f"{collection_path.relative_to(Path(__file__).parent).as_posix()}/"
+    return True if path.startswith(tuple(name for name in SLOW if "::" not in name)) else None
 
 
 def pytest_collection_finish():
