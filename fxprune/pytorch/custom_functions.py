@@ -62,15 +62,15 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def needs_answered() -> Iterator[None]:
-    """Let a forward ask what needs gradients: no tensor of the network is among its inputs."""
+def custom_functions_of_constants() -> Iterator[None]:
+    """Note and refuse nothing: no tensor of the network, which may need a gradient, is an input."""
     kind: Any = BackwardCFunction
-    refuse = kind.needs_input_grad
-    del kind.needs_input_grad
+    watched = kind.__init__, kind.needs_input_grad
+    del kind.__init__, kind.needs_input_grad
     try:
         yield
     finally:
-        kind.needs_input_grad = refuse
+        kind.__init__, kind.needs_input_grad = watched
 
 
 def _function_of(context: Any) -> str:

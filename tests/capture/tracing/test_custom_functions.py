@@ -69,14 +69,6 @@ class StraightThrough(OwnGradients):
         return self.b(Rounded.apply(self.a(x) * 4))
 
 
-@pytest.mark.parametrize("way", ["symbolic", "concrete", "export"])
-def test_a_gradient_of_its_own_is_not_lost_in_silence(way):
-    net = StraightThrough()
-    plan = fxprune.plan(fxprune.couple(net, X, ways=(way,)), keep=0.5)
-    with pytest.warns(fxprune.CustomGradientWarning, match="`Rounded`: .* only where no gradients are recorded"):
-        fxprune.narrow(fxprune.snap(net, plan), plan)
-
-
 rounded = Rounded.apply
 
 
@@ -86,10 +78,11 @@ class KeptApply(OwnGradients):
 
 
 @pytest.mark.parametrize("way", ["symbolic", "concrete", "export"])
-def test_a_kept_apply_is_warned_of(way):
-    net = KeptApply()
+@pytest.mark.parametrize("kind", [StraightThrough, KeptApply])
+def test_a_gradient_of_its_own_is_not_lost_in_silence(kind, way):
+    net = kind()
     plan = fxprune.plan(fxprune.couple(net, X, ways=(way,)), keep=0.5)
-    with pytest.warns(fxprune.CustomGradientWarning, match="`Rounded`"):
+    with pytest.warns(fxprune.CustomGradientWarning, match="`Rounded`: .* only where no gradients are recorded"):
         fxprune.narrow(fxprune.snap(net, plan), plan)
 
 
@@ -203,7 +196,8 @@ class OfConstant(InNoGrad):
 
 
 def test_a_constant_needs_no_gradient():
-    assert fxprune.couple(OfConstant(ByNeed), X).graph_module.meta["fxprune_capture"] == "symbolic"
+    meta = fxprune.couple(OfConstant(ByNeed), X).graph_module.meta
+    assert meta["fxprune_capture"] == "symbolic" and not meta["fxprune_custom_gradients"]
 
 
 class Caught(torch.autograd.Function):
