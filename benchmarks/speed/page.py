@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.pages import fill
@@ -25,6 +25,7 @@ def page(rows: Rows) -> str:
     good = [row for row in rows.values() if "error" not in row]
     couple = kinds["couple"]
     ratios = [row["ratio"] for row in couple.values() if "ratio" in row]
+    others = {kind: [row[kind] for row in couple.values() if kind in row] for kind in ("unchecked", "floor")}
     return fill(
         "speed/page.md.jinja",
         kinds=kinds,
@@ -32,6 +33,7 @@ def page(rows: Rows) -> str:
         goals=GOALS,
         goal=_against,
         ratios=ratios,
+        others={kind: median(found) for kind, found in others.items() if found},
         quartiles=quantiles(ratios, n=4) if len(ratios) > 1 else [],
         slowest=sorted(couple, key=lambda name: -couple[name]["one"])[:3],
         ranked=sorted(couple.items(), key=lambda item: item[1].get("ratio", 1e9)),

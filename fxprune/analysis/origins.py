@@ -116,9 +116,10 @@ class Origins:
             return
         tied, channel = self._channels.marked(marks.rows), self._channels.channel
         moved = np.concatenate(of_parameters)
-        trained = channel(moved[tied[moved]])
+        trained = np.zeros(self._channels.count, bool)
+        trained[channel(moved[tied[moved]])] = True
         for ids in of_constants:
-            if tied[ids].any() and not np.isin(channel(ids), trained).all():
+            if tied[ids].any() and not trained[channel(ids)].all():
                 marks.freeze(CONSTANT_TABLE, ids)
 
     def _fresh(self, tensor: torch.Tensor) -> Axes:

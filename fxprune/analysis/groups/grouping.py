@@ -93,13 +93,13 @@ def group_channels(
         whole=merge_heads,
         tables=digest_of_tables(model, captured.graph_module.graph, state.notes.places) if state.notes.places else "",
     )
-    blocked = _blocked(state.choices.forks, coding)
+    blocked, both = _blocked(state.choices.forks, coding), columns & rows
     return Analysis(
         coupling,
         {fork.key: fork.choice + 1 for fork in blocked if fork.choice + 1 < fork.options},
         any(fork.choice + 1 == fork.options for fork in blocked),
         frozenset(state.notes.computed_weight_users),
-        frozenset((axis.name, axis.dim) for axis in axes if (columns & rows)[axis.ids].any()),
+        frozenset((axis.name, axis.dim) for axis in axes if both[axis.ids].any()),
         values,
     )
 
