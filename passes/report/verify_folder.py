@@ -161,7 +161,7 @@ def _on_wide(wide: WideNetwork, files: Run, path: Path) -> list[Finding]:
     rewrite, _, _ = verify_rewrite(wide.snapped, wide.plan, files.example, batches=sizes)
     return [
         equal,
-        _on_tensors(wide, files.narrow),
+        _on_tensors(wide, files.narrow, again),
         Finding("narrow with wide network, in float64", rewrite.max_rel_error, 1e-9, rewrite.reason),
         Finding("stored narrow network with the one made anew", stored.max_rel_error, 0.0, stored.reason),
     ]
@@ -224,11 +224,11 @@ def _refilled(network: nn.Module, narrow: nn.Module) -> nn.Module:
     return map_tensors(network, lambda name, tensor: tensors.get(name, tensor).detach())
 
 
-def _on_tensors(wide: WideNetwork, narrow: nn.Module) -> Finding:
+def _on_tensors(wide: WideNetwork, narrow: nn.Module, made: nn.Module) -> Finding:
     what = "stored narrow tensors with the merge of the wide ones"
     # Sums are taken in float64 and rounded once, 6e-8 in float32; another device may round the other way.
     bound = 1e-6
-    errors = tensor_errors(wide.snapped, narrow, wide.plan)
+    errors = tensor_errors(wide.snapped, narrow, wide.plan, made=made)
     if errors is None:
         return Finding(what, None, bound, "they are tensors of different networks")
     wrong = differing(errors, bound, narrow)

@@ -115,6 +115,30 @@ def verify(
         >>> fxprune.verify(snapped, fxprune.narrow(snapped, plan), images, tolerance=1e-5).passed  # float32 sums
         True
     """
+    options: Any = {"tolerance": tolerance, "batches": batches, "outputs": outputs}
+    report = compare_outputs(reference, candidate, example_inputs, **options)
+    more = _report([*_compare_tensors(reference, candidate, tolerance)], tolerance)
+    first = more if report.passed else report
+    return replace(
+        report,
+        passed=report.passed and more.passed,
+        max_rel_error=max(report.max_rel_error, more.max_rel_error),
+        errors={**report.errors, **more.errors},
+        first_differing=first.first_differing,
+        reason=first.reason,
+    )
+
+
+def compare_outputs(
+    reference: nn.Module,
+    candidate: nn.Module,
+    example_inputs: Any,
+    *,
+    tolerance: float,
+    batches: Sequence[int],
+    outputs: Sequence[str | int] | str | int | None = None,
+) -> Report:
+    """Compare outputs as :func:`verify` does, not tensors: these were just made."""
     for network in (reference, candidate):
         check_numbers(named_tensors(network))
     inputs = batched_inputs(example_inputs)
@@ -158,7 +182,7 @@ def agreement(
     batches: Sequence[int] = (1, 3),
     outputs: Sequence[str | int] | str | int | None = None,
 ) -> Report:
-    """Compare the answers of two networks, as :func:`verify` does."""
+    """Compare the answers of two networks, as :func:`compare_outputs` does."""
     first = batch_of(reference.inputs)
     sizes = list(dict.fromkeys([first, *batches]))
     wanted, got = reference.at(sizes), candidate.at(sizes)
@@ -168,7 +192,7 @@ def agreement(
     counted = as_outputs(outputs) or outputs_of(candidate.module)
     pairs = {size: (_counted(wanted[size], counted), _counted(got[size], counted)) for size in sizes}
     findings = [finding for size, (a, b) in pairs.items() for finding in _judge(size, a, b, tolerance)]
-    return _report([*findings, *_compare_tensors(reference.module, candidate.module, tolerance)], tolerance)
+    return _report(findings, tolerance)
 
 
 def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: float) -> Iterator[_Finding]:

@@ -14,7 +14,7 @@ from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import float64_copy
 
-from .compare import Report, verify
+from .compare import Report, compare_outputs
 
 
 def verify_rewrite(
@@ -40,4 +40,4 @@ def verify_rewrite(
 
 def _verified(double: nn.Module, plan: Plan, inputs: Inputs, batches: Sequence[int]) -> Report:
     # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
-    return verify(double, merged_by(plan, double)[0], inputs, tolerance=1e-9, batches=batches)
+    return compare_outputs(double, merged_by(plan, double)[0], inputs, tolerance=1e-9, batches=batches)

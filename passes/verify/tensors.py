@@ -16,10 +16,13 @@ from fxprune.pytorch.modules import named_tensors
 from .outputs import relative_error
 
 
-def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str, float] | None:
+def tensor_errors(
+    wide: nn.Module, narrow: nn.Module, plan: Plan, *, made: nn.Module | None = None
+) -> Mapping[str, float] | None:
     """Return the relative error of every narrow tensor against the merged wide tensor.
 
-    Channels that are dead on all given inputs hide a change from every output, but not from this.
+    Channels that are dead on all given inputs hide a change from every output, but not from this. ``made`` is what the
+    plan makes of the wide network, if it is there already.
 
     Returns:
         Tensor name -> largest difference over the largest number. None if the two cannot be compared: ``wide`` is not
@@ -27,11 +30,11 @@ def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str
     """
     known = meta_of(narrow)
     try:
-        if known.get("absorbed") == 0:
+        if made is None and known.get("absorbed") == 0:
             merged = merged_tensors(plan, wide)
         else:
-            made, _ = merged_by(plan, wide)
-            if made.meta["factors"] != known.get("factors"):
+            made = made or merged_by(plan, wide)[0]
+            if meta_of(made)["factors"] != known.get("factors"):
                 made, _ = merged_by(plan, wide, absorb=False)
             merged = dict(named_tensors(made))
     except InputError:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 
 import onnx
@@ -88,6 +89,14 @@ def test_dicts_in_and_out_become_narrow(done):
     report = verify_folder(done.output)
     assert report.passed
     assert not [each.what for each in report.findings if each.skipped]  # a layer that is never called stops nothing
+
+
+def test_a_folder_is_merged_once_in_each_precision(done, monkeypatch):
+    merged, module = [], sys.modules["fxprune.passes.rewrite.narrow"]
+    made = module.merged_state
+    monkeypatch.setattr(module, "merged_state", lambda model, plan: merged.append(model) or made(model, plan))
+    assert verify_folder(done.output).passed
+    assert [next(model.parameters()).dtype for model in merged] == [torch.float32, torch.float64]
 
 
 def test_the_table_names_the_metric(done):
