@@ -14,6 +14,7 @@ from torch import nn
 from fxprune.arguments.inputs import Inputs, as_inputs, as_meta, without_numbers
 from fxprune.arguments.outputs import Outputs, as_outputs
 from fxprune.capture import WAYS, capture, captures
+from fxprune.common.threads import one_thread
 from fxprune.coupling import Coupling
 from fxprune.equivalence import UNCHECKED, configuration_of
 from fxprune.errors import CaptureError
@@ -76,7 +77,7 @@ def couple(
     search = _Search(model, as_inputs(example_inputs), whole, as_outputs(outputs))
     failures: list[CaptureError] = []
     # In inference mode PyTorch does not take functions apart into operators.
-    with torch.inference_mode(False), _garbage_kept(), with_data():
+    with one_thread(), torch.inference_mode(False), _garbage_kept(), with_data():
         try:
             for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
                 try:

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, as_meta
 from fxprune.arguments.outputs import Outputs
+from fxprune.common.threads import one_thread
 from fxprune.equivalence import GRADIENTS, UNCHECKED, Difference, difference, preserved
 from fxprune.errors import CaptureError, OptionError, first_line
 from fxprune.pytorch.custom_functions import custom_functions_noted
@@ -99,7 +100,7 @@ def captures(
     """
     found = _captures(model, example_inputs, decomposed, ways, check, outputs)
     while True:
-        with modules_by_identity(model), preserved(model):
+        with one_thread(), modules_by_identity(model), preserved(model):
             module = next(found, None)
         if module is None:
             return

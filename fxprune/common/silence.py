@@ -8,6 +8,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+from .threads import one_thread
+
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
@@ -16,6 +18,7 @@ def silenced() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with (
+            one_thread(),
             warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, as_meta, inputs_for
 from fxprune.arguments.misfits import unfit
+from fxprune.common.threads import one_thread
 from fxprune.errors import CaptureError
 from fxprune.pytorch.data_writes import attribute_writes
 from fxprune.pytorch.modules import map_tensors, named_tensors
@@ -89,7 +90,7 @@ def difference(
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = Pair(model, module)
     pair.programs.stated = stated
-    with attribute_writes(), preserved(model), torch.no_grad():
+    with one_thread(), attribute_writes(), preserved(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
         # An analysis needs shapes only, so the example may have another dtype, and so may numbers that the model makes.
@@ -244,7 +245,7 @@ def gradients_difference(model: nn.Module, module: fx.GraphModule, example_input
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return "weights on the meta device have no numbers to compare"
     pair = Pair(model, module)
-    with attribute_writes(), preserved(model), torch.enable_grad():
+    with one_thread(), attribute_writes(), preserved(model), torch.enable_grad():
         inputs = inputs_for(model, values_of(example_inputs, pair.device))
         wanted, found = (try_to_observe(each, inputs) for each in pair.copies())
         if isinstance(wanted, str):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.objects import are_same, is_a
+from fxprune.common.threads import one_thread
 from fxprune.pytorch.modes import set_autocast
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import set_grad_enabled, storage_id, storage_owners, tensor_tables
@@ -34,22 +35,23 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     A block inside another one of the same network restores what that one found.
     """
-    outer = _OPEN.get(id(model))
-    snapshot = _OPEN[id(model)] = outer or _Snapshot(model)
-    new = snapshot.storages - _COVERED
-    copied = [(x.detach(), x.detach().clone()) for x in snapshot.shared if storage_id(x) in new]
-    _COVERED.update(new)
-    try:
-        with generators_restored(), lends_noted(copied.append), _settings_restored():
-            yield
-    finally:
-        _COVERED.difference_update(new)
-        if outer is None:
-            del _OPEN[id(model)]
-        snapshot.restore()
-        for memory, values in copied:
-            if not hold_the_same(memory, values):
-                memory.copy_(values)
+    with one_thread():
+        outer = _OPEN.get(id(model))
+        snapshot = _OPEN[id(model)] = outer or _Snapshot(model)
+        new = snapshot.storages - _COVERED
+        copied = [(x.detach(), x.detach().clone()) for x in snapshot.shared if storage_id(x) in new]
+        _COVERED.update(new)
+        try:
+            with generators_restored(), lends_noted(copied.append), _settings_restored():
+                yield
+        finally:
+            _COVERED.difference_update(new)
+            if outer is None:
+                del _OPEN[id(model)]
+            snapshot.restore()
+            for memory, values in copied:
+                if not hold_the_same(memory, values):
+                    memory.copy_(values)
 
 
 class _Snapshot:

@@ -10,6 +10,7 @@ from typing import Any
 from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
+from fxprune.common.threads import is_other_thread
 from fxprune.errors import CaptureError
 from fxprune.pytorch.source import line_of
 
@@ -20,7 +21,8 @@ def applied_by(apply: Callable[..., Any]) -> Iterator[None]:
     given = vars(Function)["apply"]
 
     def replacement(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return apply(given.__get__(None, cls), cls, *args, **kwargs)
+        own = given.__get__(None, cls)
+        return own(*args, **kwargs) if is_other_thread() else apply(own, cls, *args, **kwargs)
 
     Function.apply = classmethod(replacement)  # type: ignore[assignment,method-assign]
     try:
@@ -41,9 +43,12 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
     refused: list[CaptureError] = []
 
     def note(context: Any) -> None:
-        found[_function_of(context)] = None
+        if not is_other_thread():
+            found[_function_of(context)] = None
 
     def refuse(context: Any) -> Any:
+        if is_other_thread():
+            return super(kind, context).needs_input_grad
         error = CaptureError(
             f"the torch.autograd.Function `{_function_of(context)}` asks which of its inputs need gradients at "
             f"{line_of(sys._getframe(1))}, which no graph records. Decide by an argument of the network instead."

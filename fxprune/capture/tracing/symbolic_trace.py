@@ -20,6 +20,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_tensor
 from fxprune.arguments.inputs import Inputs
+from fxprune.common.threads import is_other_thread
 from fxprune.pytorch.data_writes import data_writes
 from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.modules import named_tensors
@@ -187,6 +188,8 @@ class SymbolicTracer(fx.Tracer):
 
         A module without weights that is not in the tree, as an activation made by the call, is its operations.
         """
+        if is_other_thread():
+            return forward(*args, **kwargs)
         if type(m) is nn.Identity and [*map(type, args)] in ([list], [dict]) and not hooks_of(m):
             return args[0]  # the model may write into it
         inner = decomposition_for(m, args, kwargs)
@@ -219,7 +222,9 @@ class SymbolicTracer(fx.Tracer):
         """Return the value that the model has set in place of a tensor, if it has."""
         if type(attr_val) is OwnTensor and attr_val.fxprune_name in self.overwritten:
             return attr_val.recorded()
-        return attr_val if isinstance(attr_val, fx.Proxy) else super().getattr(attr, attr_val, parameter_proxy_cache)
+        if isinstance(attr_val, fx.Proxy) or is_other_thread():
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def overwrite(self, name: str, value: Any) -> None:
         """Let a computed value stand for a tensor that each call writes before it reads it.

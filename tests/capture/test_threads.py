@@ -1,0 +1,91 @@
+"""A trace replaces functions of PyTorch for its own thread only, and one thread couples at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+import fxprune
+
+_BESIDE: list[Callable[[], None]] = []  # what the next forward call does beside its own work
+
+
+class Beside(nn.Module):
+    """A network whose first call is traced, and starts something in another thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        while _BESIDE:
+            _BESIDE.pop()()
+        return self.last(self.first(x).relu())
+
+
+class Thrice(torch.autograd.Function):
+    """A function whose gradient asks which inputs need one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return 3 * gradient if ctx.needs_input_grad[0] else None
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 2)).eval()
+
+
+def test_other_threads_run_as_ever_while_one_traces(monkeypatch):
+    network, inputs, told = small(), torch.ones(3, 4), []
+    expected = network(inputs)
+
+    def serve() -> None:
+        try:
+            with torch.no_grad():
+                told.append(torch.is_grad_enabled() or network(inputs).requires_grad)
+            out = Thrice.apply(network(inputs))
+            out.sum().backward()
+            told.append(not torch.equal(out, 3 * expected) or network[0].weight.grad is None)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                told.append(network(inputs).dtype is not torch.bfloat16)
+        except BaseException as error:
+            told.append(error)
+
+    def beside() -> None:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        thread.join()
+
+    model, images = Beside().eval(), torch.randn(1, 3, 8, 8)
+    alone = fxprune.couple(model, images)
+    _BESIDE.append(beside)
+    coupling = fxprune.couple(model, images)
+    assert told == [False, False, False]
+    assert str(coupling.graph_module.graph) == str(alone.graph_module.graph)
+    assert coupling.digest == alone.digest
+
+
+def test_a_second_thread_couples_after_the_first():
+    network, inputs, found = small(), torch.ones(3, 4), []
+    thread = threading.Thread(target=lambda: found.append(fxprune.couple(network, inputs).digest))
+
+    def beside() -> None:
+        thread.start()
+        thread.join(0.2)  # as long as another trace would take, if it did not wait
+
+    replaced = (nn.Module, torch.Tensor, torch.autograd.Function, torch.no_grad)
+    before = [dict(vars(each)) for each in replaced]
+    _BESIDE.append(beside)
+    fxprune.couple(Beside().eval(), torch.randn(1, 3, 8, 8))
+    thread.join()
+    assert found == [fxprune.couple(network, inputs).digest]
+    assert [dict(vars(each)) for each in replaced] == before
