@@ -7,29 +7,61 @@ import os
 import threading
 from collections.abc import Iterator
 
-_lock, _inside = threading.RLock(), 0
+_lock = threading.RLock()
+
+
+class _Block:
+    """What is known of threads while one of them is inside :func:`one_thread`."""
+
+    def __init__(self) -> None:
+        self.inside: threading.Thread | None = None
+        self.joined: set[threading.Thread] = set()  # they work for the one inside
+        self.apart: set[threading.Thread] = set()  # something that they did was not recorded
+
+
+_block = _Block()
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let one thread run such blocks at a time; another one waits. A thread may enter again."""
-    global _inside
     with _lock:
-        before, _inside = _inside, threading.get_ident()
+        outermost = _block.inside is None
+        if outermost:
+            _block.inside = threading.current_thread()
         try:
             yield
         finally:
-            _inside = before
+            if outermost:
+                _block.__init__()  # type: ignore[misc]
 
 
-def is_other_thread() -> bool:
-    """Tell whether another thread is in such a block: what it replaced is not for this one."""
-    return _inside not in (0, threading.get_ident())
+def is_stranger() -> bool:
+    """Tell whether another thread runs than the one in such a block, and does not work for it.
+
+    What it does now is not recorded.
+    """
+    if _block.inside is None:
+        return False
+    thread = threading.current_thread()
+    if thread is _block.inside or thread in _block.joined:
+        return False
+    _block.apart.add(thread)
+    return True
+
+
+def joins() -> bool:
+    """Note that this thread works for the one in the block; False: something was not recorded."""
+    thread = threading.current_thread()
+    if thread is _block.inside or _block.inside is None:
+        return True
+    _block.joined.add(thread)
+    return thread not in _block.apart
 
 
 def _renew() -> None:
-    global _lock, _inside
-    _lock, _inside = threading.RLock(), 0
+    global _lock, _block
+    _lock, _block = threading.RLock(), _Block()
 
 
 if hasattr(os, "register_at_fork"):  # in a child, the thread that held it does not exist

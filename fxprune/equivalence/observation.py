@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.arguments.records import fields_of
-from fxprune.common.threads import is_other_thread
 from fxprune.errors import kind_and_line
 from fxprune.pytorch.modes import question_holders
 from fxprune.pytorch.modules import kept_tensors, named_tensors
@@ -102,8 +101,7 @@ def autocast_watched(network: nn.Module) -> Iterator[list[None]]:
 
     def noted(function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if not is_other_thread():
-                uses.append(None)
+            uses.append(None)
             return function(*args, **kwargs)
 
         return call

@@ -10,7 +10,7 @@ from typing import Any
 from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
-from fxprune.common.threads import is_other_thread
+from fxprune.common.threads import is_stranger
 from fxprune.errors import CaptureError
 from fxprune.pytorch.source import line_of
 
@@ -21,8 +21,7 @@ def applied_by(apply: Callable[..., Any]) -> Iterator[None]:
     given = vars(Function)["apply"]
 
     def replacement(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
-        own = given.__get__(None, cls)
-        return own(*args, **kwargs) if is_other_thread() else apply(own, cls, *args, **kwargs)
+        return apply(given.__get__(None, cls), cls, *args, **kwargs)
 
     Function.apply = classmethod(replacement)  # type: ignore[assignment,method-assign]
     try:
@@ -43,11 +42,11 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
     refused: list[CaptureError] = []
 
     def note(context: Any) -> None:
-        if not is_other_thread():
+        if not is_stranger():
             found[_function_of(context)] = None
 
     def refuse(context: Any) -> Any:
-        if is_other_thread():
+        if is_stranger():
             return super(kind, context).needs_input_grad
         error = CaptureError(
             f"the torch.autograd.Function `{_function_of(context)}` asks which of its inputs need gradients at "

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 import torch
+from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 
 import fxprune
+from fxprune.errors import CaptureError
 
 _BESIDE: list[Callable[[], None]] = []  # what the next forward call does beside its own work
 
@@ -89,3 +93,46 @@ def test_a_second_thread_couples_after_the_first():
     thread.join()
     assert found == [fxprune.couple(network, inputs).digest]
     assert [dict(vars(each)) for each in replaced] == before
+
+
+class Pooled(nn.Module):
+    """A network that runs a branch in a thread of its own, in a mode or not."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.first, self.norm, self.last = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+
+    def branch(self, x):
+        if self.mode == "asks":
+            return self.norm(x) * (2 if torch.is_grad_enabled() else 1)
+        if self.mode == "asks first":
+            return (2 if torch.is_grad_enabled() else 1) * self.norm(x)
+        if self.mode == "sets one first":
+            with torch.no_grad():
+                return self.norm(x)
+        return self.norm(x)
+
+    def forward(self, x):
+        x = self.first(x)
+        with ThreadPoolExecutor(1) as pool:
+            return self.last(x + pool.submit(self.branch, x).result())
+
+
+@pytest.mark.parametrize("mode", ["none", "asks"])
+def test_a_branch_in_a_thread_of_the_model_becomes_narrow(mode):
+    torch.manual_seed(0)
+    model, images = Pooled(mode).eval().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    model.norm.running_mean.normal_()
+    plan = fxprune.plan(fxprune.couple(model, images), keep=0.5)
+    snapped = fxprune.snap(model, plan)
+    narrow = narrow_snapped(model, plan)
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            torch.testing.assert_close(narrow(images), snapped(images), rtol=1e-12, atol=1e-12)  # float64 sums
+
+
+@pytest.mark.parametrize("mode", ["asks first", "sets one first"])
+def test_modes_of_a_thread_that_is_not_known_yet_are_refused(mode):
+    with pytest.raises(CaptureError, match="a thread of the model asks for modes, or sets them, before it computes"):
+        fxprune.couple(Pooled(mode).eval(), torch.randn(2, 3, 8, 8))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.threads import is_other_thread
+from fxprune.common.threads import is_stranger
 from fxprune.pytorch.modes import MANAGERS, enter, leave, question_holders
 from fxprune.pytorch.source import is_graph, is_machinery
 from fxprune.pytorch.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
@@ -93,7 +93,7 @@ class ModeRecorder:
             _replace(stack, manager, method, replacement)
 
     def _enter(self, context: Any, name: str) -> None:
-        if self.paused or is_other_thread() or _inside_torch(sys._getframe(2)):
+        if self.paused or is_stranger() or _inside_torch(sys._getframe(2)):
             return
         args, kwargs = _given(context)
         node = self.tracer.create_proxy("call_function", enter, (name, *args), kwargs).node
@@ -111,7 +111,7 @@ class ModeRecorder:
     def _question(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         def asked(*args: Any, **kwargs: Any) -> Any:
             name = sys._getframe(1).f_code.co_filename
-            if self.paused or is_other_thread() or (is_machinery(name) and not is_graph(name)):
+            if self.paused or is_stranger() or (is_machinery(name) and not is_graph(name)):
                 return ask(*args, **kwargs)
             return self.tracer.create_proxy("call_function", ask, args, kwargs)
 
@@ -132,7 +132,7 @@ class ModeRecorder:
             try:
                 return function(*args, **kwargs)
             except Exception as error:
-                if not is_other_thread():
+                if not is_stranger():
                     self.tracer.refusal(error)
                 raise
 

@@ -20,7 +20,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_tensor
 from fxprune.arguments.inputs import Inputs
-from fxprune.common.threads import is_other_thread
+from fxprune.common.threads import is_stranger, joins
 from fxprune.pytorch.data_writes import data_writes
 from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.modules import named_tensors
@@ -162,7 +162,14 @@ class SymbolicTracer(fx.Tracer):
         return (self.shape_class if is_shape_node(node) else self.proxy_class)(node, self)
 
     def create_node(self, *given: Any, **options: Any) -> fx.Node:
-        """Make a node, with its lines of the model's source."""
+        """Make a node, with its lines of the model's source.
+
+        Raises:
+            TraceError: a thread asked for a mode, or set one, before anything told that it is one of the model.
+        """
+        if not joins():
+            said = "a thread of the model asks for modes, or sets them, before it computes"
+            raise self.refusal(fx.proxy.TraceError(said))
         node = super().create_node(*given, **options)
         if self.notes_lines:
             node.stack_trace = node.stack_trace or stack_of(sys._getframe(1), SymbolicTracer.trace.__code__) or None
@@ -188,12 +195,12 @@ class SymbolicTracer(fx.Tracer):
 
         A module without weights that is not in the tree, as an activation made by the call, is its operations.
         """
-        if is_other_thread():
-            return forward(*args, **kwargs)
         if type(m) is nn.Identity and [*map(type, args)] in ([list], [dict]) and not hooks_of(m):
             return args[0]  # the model may write into it
         inner = decomposition_for(m, args, kwargs)
         if id(m) not in self._in_tree:
+            if is_stranger():
+                return forward(*args, **kwargs)
             check_no_weights(self, m)
             return forward(*args, **kwargs) if inner is None else inner(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
@@ -222,9 +229,7 @@ class SymbolicTracer(fx.Tracer):
         """Return the value that the model has set in place of a tensor, if it has."""
         if type(attr_val) is OwnTensor and attr_val.fxprune_name in self.overwritten:
             return attr_val.recorded()
-        if isinstance(attr_val, fx.Proxy) or is_other_thread():
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        return attr_val if isinstance(attr_val, fx.Proxy) else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def overwrite(self, name: str, value: Any) -> None:
         """Let a computed value stand for a tensor that each call writes before it reads it.
