@@ -49,7 +49,7 @@ HIDDEN = (
     "attention with packed heads", "learned queries, fused", "fused attention, scale given",
     "fused attention, scale computed", "transformer layer",
     "a table per channel of queries and keys", "matrix times vector", "addmv", "a matrix and a vector",
-    "matrix by vector", "products of vectors", "keys that are values, fused",
+    "matrix by vector", "products of vectors", "vector times an expanded one", "keys that are values, fused",
     "experts that a score picks",
 )  # fmt: skip
 

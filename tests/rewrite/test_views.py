@@ -215,6 +215,37 @@ def test_an_axis_that_holds_some_channels_more_often_is_as_long_as_in_the_exampl
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda y: y[:, :4].square().sum(1),
+        lambda y: y[:, [0, 2, 3]].square().sum(1),
+        lambda y: shares_of_rows(y.unflatten(1, (-1, 4))),
+    ],
+)
+def test_channels_flattened_with_a_single_position_are_guarded(op):
+    """Of larger images, the first positions hold the first channel only."""
+    net = Net(lambda s, x: op(s.a(x).flatten(1)), a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(1, 1)), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert_same(snapped, narrow, (1, 1))
+    assert snapped(images(2, 2)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"size (1|of axes 2, 3) before `.*` (was|is) .*: capture again"):
+        narrow(images(2, 2))
+
+
+def test_rows_of_channels_side_by_side_are_parted_at_any_length():
+    def op(s, x):
+        y = s.a(x)
+        return shares_of_rows(y.reshape(len(y), 4, -1).view(len(y), 4, -1, 4).flatten(2))
+
+    net = Net(op, a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(3, 2)), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    assert_same(snapped, fxprune.narrow(snapped, plan), (3, 2), (4, 4))
+
+
 def test_a_view_may_part_a_group_that_stays_as_it_is():
     def op(s, x):
         y = s.a(x).mean((2, 3))

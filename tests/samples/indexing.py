@@ -215,6 +215,10 @@ image("index by a stored permutation", lambda s, y: y[:, s.k.turned].sigmoid(), 
 image("index of a sum with itself", lambda s, y: y + y[:, s.k.turned], {A: 2, B: 6}, k=Constants(turned=TURNED))
 image("index with repetition", lambda s, y: y[:, [0, 1, 2, 3, 3, 0]], {A: 2, A2: 2, f"{A}#3": 4, B: 6}, out=6)
 image("index by a stored mask", lambda s, y: y[:, s.k.first], {A: 4, A2: 4, B: 6}, out=4, k=Constants(first=TURNED > 3))
+image("index by a list with the size of an image", lambda s, y: y * y[:, [y.shape[2] - 7, 2]].mean(1, True), {B: 6},
+      frozen="an index picks positions")
+image("index of one channel, expanded", lambda s, y: y * y[:, [2]].expand(-1, 8, -1, -1), {A: 7, B: 6},
+      frozen="one channel is picked by its index")
 image("index of one channel", lambda s, y: y * y[:, [2]], {A: 7, B: 6}, frozen="one channel is picked by its index")
 image("single channels changed in place", _singles_changed, {A: 4, B: 6}, frozen="one channel is sliced out")
 image("single channels of a weight in another order", _singles_turned, {A: 6, B: 6, "c.weight": 7}, c=conv(8, 8),

@@ -62,6 +62,8 @@ tokens("right-hand sides that vectors may be", lambda s, y: s.c(torch.linalg.sol
        {A: 8, "c.weight": 6}, out=6, fixed=True, c=linear(10, 6), g=free(5, 10), frozen="vectors at other widths")
 tokens("tolerances for each matrix", lambda s, y: s.c(y * torch.linalg.pinv(s.m, rtol=s.t.sigmoid())[:, 0, 0]),
        {"c.weight": 6}, out=6, c=linear(8, 6), m=free(8, 4, 4), t=free(8), frozen="treated as space")
+tokens("absolute tolerances for each matrix", lambda s, y: s.c(y * torch.linalg.pinv(s.m, atol=s.t.sigmoid())[:, 0, 0]),
+       {"c.weight": 6}, out=6, c=linear(8, 6), m=free(8, 4, 4), t=free(8), frozen="treated as space")
 tokens("factors of systems for each right-hand side",
        lambda s, y: s.c(y * torch.triangular_solve(y.mT[..., None], s.m)[1].sum(1).amax()), {"c.weight": 6}, width=2,
        out=6, fixed=True, c=linear(2, 6), m=nn.Parameter(torch.ones(2, 5, 5)), frozen="treated as space")

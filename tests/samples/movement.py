@@ -84,6 +84,8 @@ image("whatever has length 1 goes", lambda s, y: y.mean((2, 3), True).squeeze().
 image("whatever has length 1 goes, a function", lambda s, y: torch.squeeze(y[:, None]).reshape(y.shape), {A: 2, B: 6},
       width=2)
 image("channels are squeezed, which stay", lambda s, y: y.squeeze_(1).squeeze(1), {A: 8, B: 6})
+image("squeezed channels and positions", lambda s, y: y * y.mT.flatten(1, 3).squeeze(1)[:, None].squeeze(1).mean(1)[
+      :, None, None, None], {A: 8, B: 6})
 image("axes of length 1", lambda s, y: y[:, None].unsqueeze(1).squeeze(1).squeeze((1,)), {A: 8, B: 6})
 image("gate expanded", lambda s, y: y * s.g(y.mean((2, 3)))[:, :, None, None].expand(-1, -1, *y.shape[2:]),
       {A: 8, B: 6}, g=linear(8, 8))
@@ -136,6 +138,8 @@ image("padding by a value", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, 4), value=2.0)
 image("negative padding", lambda s, y: F.pad(y, (0, 0, 0, 0, -2, 3)), {A: 2, A2: 6, B: 6}, out=9)
 image("padding by a length that the image tells", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, y.shape[2] - 8)), {B: 6},
       fixed=True, frozen="padding of channels that depends on an input")
+image("padding of channels behind positions", lambda s, y: F.pad(y.transpose(1, 2), (0, 0, 2, 1, 0, 0)).transpose(1, 2),
+      {A: 8, B: 6}, out=11)
 image("padding averaged", _padded_average, {B: 6}, out=12, frozen="mean over channels")
 image("padding in space", lambda s, y: s.p(F.pad(y, (1, 2))), {A: 8, B: 6}, p=nn.ZeroPad2d(1))
 image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512, 64, 8, 1)), {B: 6}, fixed=True,
@@ -146,6 +150,8 @@ tokens("strides by the operator", lambda s, y: s.c(torch.ops.aten.as_strided.def
        {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
        length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
+tokens("windows over channels", lambda s, y: s.c(y * y.mean((0, 1)).unfold(-1, 2, 2).mean()), {"c.weight": 6}, out=6,
+       c=linear(8, 6), frozen="treated as space")
 tokens("axes from the end", lambda s, y: torch.stack([y, y.unsqueeze(-2).squeeze(-2)], -2).select(-2, 1), {A: 8})
 tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(1, 1, 8), p=free(1, 6, 8))
 tokens("rotary halves", _rotary, {"g": 4}, g=free(8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .table import A, B, conv, free, image, linear, tokens
@@ -125,6 +126,11 @@ def _product_of_positions(s, y):
     return s.c(y * e[:, 0] + (y.sum(2) @ e).sum(1)[:, None, None])
 
 
+def _alike(s, y):
+    e = y.mean(2).expand(8, -1, -1)
+    return y * torch.bmm(e, e.mT).sigmoid()[:, 0, 0]
+
+
 def _met_and(op):
     def forward(s, y):
         e = y.mean(2, keepdim=True).expand(-1, -1, 8)
@@ -205,8 +211,14 @@ tokens("tokens kept, index expanded", _kept_tokens(lambda at, y: at.expand(-1, -
 image("normalised by groups by hand", _evolved, {A: 4, B: 6})
 image("map multiplied with itself", lambda s, y: y + torch.einsum("nchw,ndhw->ncd", s.g(y).expand_as(y), y).mean(
       (1, 2))[:, None, None, None], {A: 8, B: 6}, **G)
+tokens("vector times an expanded one", lambda s, y: y * torch.dot(s.w.expand(8), y[0, 0]), {A: 8}, fixed=True,
+       w=free(1))
+tokens("products that are alike for all channels", _alike, {A: 8}, fixed=True)
 tokens("product with an expanded row", lambda s, y: y @ s.w.expand(8, 8), {A: 8, "w": 8}, w=free(1, 8))
 tokens("product with an expanded column", lambda s, y: y @ s.w.expand(8, 8), {A: 8}, w=free(8, 1))
+tokens("product of groups with expanded columns", lambda s, y: F.grouped_mm(s.w.expand(2, 6, 8), y.flatten(0, 1).T,
+       offs=(torch.arange(1, 3) * 5).int()).T[None], {"w": 6}, out=6, fixed=True, w=free(2, 6, 1),
+       frozen="a product of activations inside")
 tokens("product with a repeated row", lambda s, y: y @ s.w.repeat(8, 1), {A: 8, "w": 8}, w=free(1, 8))
 tokens("linear with an expanded weight", lambda s, y: torch.einsum("nti,oi->nto", y, s.w.expand(8, 8)),
        {A: 8, "w": 8}, w=free(8, 1))

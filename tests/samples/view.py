@@ -131,6 +131,7 @@ image("pixels there and back", lambda s, y: F.pixel_shuffle(F.pixel_unshuffle(y,
 image("unfolded", lambda s, y: F.unfold(y, 3, padding=1).view(y.shape[0], -1, *y.shape[2:]), {A: 8, B: 6}, out=72)
 image("unfolded as a layer", lambda s, y: y * s.u(y).mean(2).view(y.shape[0], -1, 4, 1).amax(2, keepdim=True),
       {A: 8, B: 6}, u=nn.Unfold(2))
+image("one image unfolded", lambda s, y: y * F.unfold(y[0], 3, padding=1).amax(), {A: 8, B: 6})
 image("folded", lambda s, y: F.fold(y.flatten(2), [2 * n for n in y.shape[2:]], 2, stride=2), {A: 4, B: 6}, width=16,
       out=4)
 image("unfolded and folded", lambda s, y: F.fold(F.unfold(y, 3, padding=1), y.shape[2:], 3, padding=1), {A: 8, B: 6})
@@ -162,5 +163,7 @@ tokens("channels repeated to a number of them", lambda s, y: y.repeat_interleave
 for length, width in ((6, 4), (4, 6)):
     net(f"{width} channels viewed across {length} positions", _across_positions, (torch.zeros(2, 3, length),), None,
         {A: 2, B: 5}, a=nn.Conv1d(3, width, 1), b=nn.Conv1d(length, 5, 1), head=linear(5, 4))
+tokens("axes that cross channels twice", lambda s, y: y * y.view(-1, 6, 8).view(-1, 8, 6).amax((1, 2))[:, None, None],
+       {A: 2}, width=12, length=4, fixed=True)
 tokens("view of no tokens", lambda s, y: s.c(torch.cat([y[:, :0].reshape(0, 8), y.flatten(0, 1)])).view(*y.shape[:2],
        6), {"c.weight": 6}, out=6, c=linear(8, 6), frozen="view of an empty tensor")

@@ -89,10 +89,9 @@ def _is_made(label: Label) -> bool:
 def kernels_alone(call: Call, x: Ids | None, label: Label, groups: int) -> bool:
     """Tell whether a weight that is no parameter, or a buffer, holds kernels of single groups."""
     rows = call.met(x, label, 0) if x is not None and call.args[1].shape[0] % groups == 0 else label.axes[0]
-    alone = label.axes[1] is None and label.waiting(1) is None
     one_each = min(call.args[0].shape[1], call.out.shape[1]) == groups
     fixed = label.constant or not label.is_parameter
-    return fixed and alone and one_each and x is not None and rows is not None
+    return fixed and label.axes[1] is None and one_each and x is not None and rows is not None
 
 
 def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:

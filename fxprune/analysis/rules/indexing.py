@@ -153,8 +153,8 @@ def _picked(call: Call) -> list[int | None]:
         picked += span
         ranks.append(1 if mask else table.dim())
         call.freeze(_PICKS, *(axes[dim] for dim in span), *call.axes(table))
-    together = not picked or picked[-1] - picked[0] == len(picked) - 1
-    first = picked[0] if picked and together else 0
+    together = picked[-1] - picked[0] == len(picked) - 1  # PyTorch takes no index without a table
+    first = picked[0] if together else 0
     return [*kept[:first], *[None] * max(ranks), *kept[first:]]
 
 

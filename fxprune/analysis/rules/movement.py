@@ -11,7 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import fx
 
-from fxprune.pytorch.call_targets import is_pattern, positional
+from fxprune.pytorch.call_targets import is_pattern
 
 from ..call import Call, inside_call
 from ..channels import Axes, Ids
@@ -251,6 +251,6 @@ def _padded(call: Call, ids: Ids, before: int, after: int) -> Ids:
 
 def _given(node: fx.Node | None) -> Sequence[Any]:
     """Return the amounts by which a call of the graph pads, of the last axis first."""
-    found = () if node is None or node.target is not F.pad else positional(F.pad, node.args, node.kwargs)
-    amounts = (found[0][1] if len(found[0]) > 1 else found[1].get("pad")) if found else ()
+    # A call has them second, also one that a model gave them by name.
+    amounts = () if node is None or node.target is not F.pad else node.args[1]
     return amounts if isinstance(amounts, (tuple, list)) else ()

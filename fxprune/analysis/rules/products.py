@@ -107,7 +107,7 @@ def product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
     axes = (*(_batch(call, left, right) if a.dim() == 3 else ()), *rows, *columns)
     # An axis of equal numbers is as long as the channels that it meets later.
     ends = [_or_waiting(left, -2) for _ in rows] + [_or_waiting(right, -1) for _ in columns]
-    lead = axes[: len(axes) - len(ends)]
+    lead = [_or_waiting(left, 0) if ids is None else ids for ids in axes[: len(axes) - len(ends)]]
     call.state.notes.count_macs(
         call.node, call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *lead, *ends
     )

@@ -20,6 +20,12 @@ def _modulated(s, y):
     return F.conv2d(y, kernel.reshape(n * s.w.shape[0], c, 3, 3), padding=1, groups=n).reshape(n, -1, h, w)
 
 
+def _met_by_channels(s, y):
+    e = (s.w * 2).expand(4, 2, 1, 1)
+    met = (s.c(y).mean((0, 2, 3)) * e[:, :, 0, 0]).amax()
+    return F.conv2d(y, e, groups=4) * met
+
+
 def _one_for_all(s, y):
     return F.conv2d(y, s.k.expand(y.shape[1], 1, 3, 3), padding=1, groups=y.shape[1])
 
@@ -92,6 +98,21 @@ def _turned(y, groups, size):
 
 
 # fmt: off
+image("grouped, computed weight, stored one used too", lambda s, y: F.conv2d(y, s.w * 2, groups=2)
+      + F.conv2d(y.relu(), s.w, groups=2), {B: 6}, out=6, w=free(6, 4, 1, 1), frozen="or with a computed weight")
+image("grouped transposed, computed weight, stored one used too", lambda s, y: F.conv_transpose2d(y, s.w * 2, groups=2)
+      + F.conv_transpose2d(y.relu(), s.w, groups=2), {B: 6}, out=6, w=free(8, 3, 1, 1),
+      frozen="or with a computed weight")
+image("one number expanded to all channels of a group", lambda s, y: F.conv2d(y, s.k(y.mean((0, 2, 3))).view(
+      4, 1, 1, 1).expand(4, 2, 1, 1), groups=4), {A: 4, B: 6}, out=4, k=linear(8, 4))
+image("one number expanded to all outputs of a group", lambda s, y: F.conv_transpose2d(y, s.k(y.mean((0, 2, 3))).view(
+      8, 1, 1, 1).expand(8, 2, 1, 1), groups=8), {A: 8, B: 6}, out=16, k=linear(8, 8))
+image("an expanded kernel that channels met", _met_by_channels, {"w": 4, B: 6}, out=4, w=free(4, 1, 1, 1), c=conv(8, 2),
+      frozen="convolution of an axis that was expanded")
+image("kernel of the largest numbers", lambda s, y: F.conv2d(y, s.w / s.w.flatten(2).max(2)[0][..., None, None]),
+      {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 3, 3))
+tokens("channels as length, cut", lambda s, y: s.c(s.k(y.mean(1)[:, None])), {"c.weight": 5}, out=5,
+       k=nn.Conv1d(1, 1, 3), c=linear(6, 5), frozen="convolved over")
 image("a kernel modulated for each sample", _modulated, {"w": 6, "w#2": 8, B: 6}, out=6, w=free(6, 8, 3, 3),
       style=linear(8, 8))
 image("one kernel for all channels", _one_for_all, {A: 8, B: 6}, k=ALL)

@@ -184,6 +184,7 @@ tokens("recurrent, both directions, three layers", lambda s, y: s.m(y)[0], {A: 8
 tokens("recurrent, projected", lambda s, y: s.m(y)[0], {A: 8, M_IN: 9, "m.weight_hr_l0": 6}, out=6,
        m=nn.LSTM(8, 9, 2, proj_size=6))
 tokens("gated recurrent", lambda s, y: s.m(y)[0], {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6, 2, bias=False))
+tokens("gated recurrent, two wide", lambda s, y: s.m(y)[0], {A: 8, M_IN: 2}, out=2, m=nn.GRU(8, 2))
 tokens("plain recurrent", lambda s, y: s.m(y)[0], {A: 8, M_IN: 6}, out=12, m=nn.RNN(8, 6, bidirectional=True))
 tokens("recurrent, last state only", lambda s, y: s.m(y)[1][0].mean(0), {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, 2))
 tokens("recurrent, state of another", lambda s, y: s.n(y, s.m(y)[1])[0], {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6),

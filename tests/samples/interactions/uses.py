@@ -52,6 +52,12 @@ def _tied_table(s, i):
     return F.linear(s.c(s.e(i)).relu(), s.e.weight)
 
 
+def _experts_there_and_back(s, y):
+    ends = (torch.arange(1, 3) * 5).int()
+    inner = F.grouped_mm(y.flatten(0, 1), s.w, offs=ends) + s.v
+    return s.c(F.grouped_mm(inner.relu(), s.w.mT, offs=ends).view(y.shape).relu())
+
+
 def _head_of(table):
     layer = linear(*reversed(table.weight.shape))
     layer.weight = table.weight
@@ -78,6 +84,8 @@ tokens("there and back with a bias", lambda s, y: s.c(F.linear(F.linear(y, s.w).
        {"w": 6, "w#2": 8, "c.weight": 6}, out=6, w=free(6, 8), v=free(8), c=linear(8, 6))
 image("there and back by kernels", lambda s, y: F.conv_transpose2d(F.conv2d(y, s.w).relu(), s.w, s.v),
       {"w": 6, "w#2": 8, B: 6}, w=free(6, 8, 3, 3), v=free(8))
+tokens("experts there and back", _experts_there_and_back, {"c.weight": 5}, out=5, fixed=True, w=free(2, 8, 6),
+       v=free(6), c=linear(8, 5), frozen="read by columns and used by rows")
 net("two inputs", _two_inputs, IMAGES, OTHER, {A: 8, B: 6}, a=conv(3, 8), c=conv(2, 8), b=conv(8, 6), head=linear(6, 4))
 net("two inputs joined", _two_inputs_joined, IMAGES, OTHER, {A: 8, B: 6}, a=conv(5, 8), b=conv(8, 6), head=linear(6, 4))
 net("several outputs", _several_outputs, IMAGES[:1], OTHER[:1], {A: 8}, a=conv(3, 8), b=conv(8, 6), head=linear(6, 4),
