@@ -37,9 +37,9 @@ class Operation:
     op: OpOverload
     args: tuple[Any, ...]
     out: Any
-    layout: tuple[Any, Any] | None = None
-    factor_at: Set[CallTarget] = frozenset()
-    waits: bool = False
+    layout: tuple[Any, Any] | None
+    factor_at: Set[CallTarget]
+    waits: bool
 
     @property
     def channels(self) -> Channels:

@@ -38,7 +38,7 @@ class RuleMode(MetaMode):
         entry = entry_of(func) or (POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
             entry = _UNKNOWN
-        call = Call(self.state, func, arguments, out, layout, entry.factor_at)
+        call = Call(self.state, func, arguments, out, layout, entry.factor_at, waits=False)
         if not writes:
             self._apply(entry, call)
             return out

@@ -98,7 +98,7 @@ def _share_behind(module: fx.GraphModule, product: fx.Node, factor: Factor) -> f
 
     A softmax over m times fewer channels gives each m times as much, and the sum over them has m times fewer terms.
     """
-    for operand in product.args[:2]:
+    for operand in product.args:
         node = operand
         while isinstance(node, fx.Node) and len(node.users) == 1 and node.args:
             if SHARE in node.meta:

@@ -82,6 +82,24 @@ def test_the_captured_graph_with_stored_weights_computes_the_same():
     assert torch.equal(graph(x), model(x))  # the same operations on the same numbers
 
 
+def with_rows(s, x):
+    """A layer of a computed weight, and a table of rows that the last call kept."""
+    if len(s.table) != x.shape[2]:
+        s.table = torch.arange(x.shape[2], dtype=x.dtype)[:, None]
+    return s.head((F.conv2d(s.a(x), centred(s), padding=1) + s.table).relu().mean((2, 3)))
+
+
+def test_a_captured_graph_with_stored_weights_starts_with_the_table_of_the_example():
+    layers = {"a": conv(3, 8), "w": free(6, 8, 3, 3), "gain": free(6, 1, 1, 1), "head": linear(6, 4)}
+    model, x = Net(with_rows, **layers).eval(), torch.randn(2, 3, 8, 8)
+    model.register_buffer("table", torch.zeros(1, 1), persistent=False)
+    wanted = model(x)
+    coupling = fxprune.couple(model, IMAGE)
+    model(torch.randn(2, 3, 5, 5))
+    assert coupling.functions and model.table.shape == (5, 1)
+    assert torch.equal(captured_with(coupling, model)(x), wanted)
+
+
 def test_rows_are_trained_where_they_are_stored_and_columns_merge_where_they_are_computed():
     torch.manual_seed(0)
     model, x = net(centred, gain=free(6, 1, 1, 1)), torch.randn(8, 3, 8, 8)

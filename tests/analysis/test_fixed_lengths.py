@@ -103,6 +103,7 @@ OPERATIONS = {
     "expand nothing": lambda y, p: p.mean(2, True).expand(-1, -1, -1, -1),
     "expand as positions": lambda y, p: y.mean(2, True).expand_as(y),
     "einsum": lambda y, p: torch.einsum("bchw,bcij->bwcij", p, y),
+    "einsum by numbers of axes": lambda y, p: torch.einsum(p, [0, 1, 2, 3], y, [0, 1, 4, 5], [0, 3, 4, 5]),
     "einsum of a broadcast": lambda y, p: torch.einsum("...w,cw", p.mean((1, 2)), p[0, :, 0]),
     "einsum of a length of one": lambda y, p: torch.einsum("bchw,bcij->bchi", p, y.mean(2, True)),
     "average pool": lambda y, p: F.avg_pool2d(p, 2),
@@ -149,6 +150,9 @@ CAUTIOUS = {
     "pool by an image": (lambda y, p: F.adaptive_avg_pool2d(y, (2, y.shape[2] // 5)), {2}),
     "windows": (lambda y, p: p.unfold(2, 2, 1), {2, 3, 4}),
     "repeat": (lambda y, p: p.repeat(1, 1, 2, 1), {2, 3}),
+    "strides": (lambda y, p: p.as_strided((2, 8, 4, 6), (192, 24, 6, 1)), {0, 1}),
+    "strides of other sizes": (lambda y, p: p.as_strided((2, 8, 4, 5), (192, 24, 6, 1)), {0, 1, 2, 3}),
+    "strides of a size by chance": (lambda y, p: p.as_strided((2, 8, 4, y.shape[2] - 4), (2, 2, 2, 1)), {0, 1, 2}),
     "resize": (lambda y, p: F.interpolate(p, size=(8, 9)), {2, 3}),
     "index": (lambda y, p: p[:, :, torch.tensor([0, 2])], {2, 3}),
 }

@@ -8,7 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from samples import SAMPLES, Net, linear
+from samples import SAMPLES, Net, free, linear
 from torch import fx, nn
 
 import fxprune
@@ -139,6 +139,23 @@ def test_groups_under_one_average_are_one_domain(name):
         if group.balanced:
             domains.setdefault(group.domain, set()).add(group.name)
     assert sorted(map(sorted, domains.values())) == sorted(map(sorted, DOMAINS[name]))
+
+
+def heads_with_a_table(width):
+    """Attention of four heads, and a table of positions for each."""
+
+    def forward(s, x):
+        q, k, v = (layer(x).unflatten(-1, (4, width)).transpose(1, 2) for layer in (s.q, s.k, s.v))
+        return s.o(((q @ k.mT + s.t).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    layers = {name: linear(6, 4 * width) for name in "qkv"}
+    return Net(forward, **layers, o=linear(4 * width, 4), t=free(4, 5, 5)).eval()
+
+
+@pytest.mark.parametrize(("width", "heads"), [(5, True), (7, True), (6, False), (8, False), (9, False), (12, False)])
+def test_heads_merge_if_channels_within_them_would_in_clusters_of_more_than_four_only(width, heads):
+    groups = fxprune.couple(heads_with_a_table(width), torch.zeros(2, 5, 6)).groups
+    assert {group.width for group in groups.values()} == {4 if heads else width}
 
 
 def test_names_are_of_the_first_tied_parameter_and_numbered():

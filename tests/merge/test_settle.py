@@ -11,7 +11,7 @@ from helpers.jobs.inputs import planned, tiny_data
 from torch import nn
 
 import fxprune
-from fxprune.errors import VerifyError
+from fxprune.errors import ModelError, VerifyError
 from fxprune.passes.job.trim import check_snap, settle_statistics, trim
 from fxprune.passes.merge.settle import settle, unsettled
 from fxprune.passes.merge.snap import snap
@@ -54,6 +54,15 @@ def test_some_thousand_images_are_enough():
     model, _ = behind()
     assert settle(model, (torch.randn(8, 1, 8, 8) for _ in range(9)), images=20) == 24
     assert model.norm.num_batches_tracked == 3
+
+
+def test_ten_thousand_images_are_enough_by_default():
+    assert settle(nn.BatchNorm1d(1), [torch.ones(3333, 1)] * 9) == 4 * 3333
+
+
+def test_a_network_without_numbers_is_refused():
+    with pytest.raises(ModelError, match=r"`weight` is on the meta device"):
+        settle(nn.BatchNorm1d(1).to("meta"), [torch.ones(3, 1)])
 
 
 def test_a_network_without_running_statistics_is_left_alone():

@@ -31,6 +31,15 @@ def test_a_copy_is_no_view_when_one_channel_is_left(op):
     assert_same(*made(op), (8, 8), (10, 12))
 
 
+def test_a_number_among_the_inputs_has_no_other_sizes():
+    net = Net(lambda s, x, scale: contiguous(s, s.a(x)) * scale, a=conv(3, 8)).double().eval()
+    inputs = images(4, 4), torch.tensor(2.0, dtype=torch.float64)
+    plan = fxprune.plan(fxprune.couple(net, inputs), widths={"a.weight": 1}, method="even")
+    snapped = fxprune.snap(net, plan)
+    report = verify(snapped, fxprune.narrow(snapped, plan), inputs, batches=(1,))
+    assert report.passed, report
+
+
 def test_what_is_a_view_of_one_pixel_is_guarded():
     snapped, narrow = made(contiguous)
     assert snapped(images(1, 1)).isfinite().all()

@@ -94,6 +94,15 @@ def test_attributes_follow_the_widths(name):
     assert {key: getattr(layer, key) for key in wanted} == wanted
 
 
+def test_one_slope_for_all_serves_channels_of_several_widths():
+    layers = {"a": conv(3, 8), "b": conv(8, 12), "p": nn.PReLU(), "head": conv(12, 4)}
+    net = Net(lambda s, x: s.head(s.p(s.b(s.p(s.a(x))))), **layers).double().eval()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    snapped, made = half_of(net, x)
+    assert (made.a.out_channels, made.b.out_channels) == (4, 6)
+    torch.testing.assert_close(made(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+
+
 def test_layers_keep_their_kind_and_names():
     sample, made = SAMPLES["layers in a row"], halved("layers in a row")
     kinds = {name: type(layer) for name, layer in sample.net.named_modules() if name}

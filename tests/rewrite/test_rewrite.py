@@ -14,6 +14,7 @@ from samples import SAMPLES, Net, conv, linear
 from torch import nn
 
 import fxprune
+from fxprune.arguments.guards import guard_equal
 from fxprune.errors import CaptureError, PlanError, RewriteError
 from fxprune.passes.rewrite import calls as rewrite_calls
 from fxprune.passes.rewrite import site as rewrite_site
@@ -99,6 +100,16 @@ def test_a_length_that_is_used_as_a_number_keeps_its_old_value():
     wide, made = SAMPLES["sizes as numbers"].net, halved("sizes as numbers")
     assert "0.3535533905932738" in made.code  # 8 ** -0.5, folded
     assert wide.a.out_channels == 8 and made.a.out_channels == 4
+
+
+def test_a_number_of_channels_that_the_model_asks_for_is_not_guarded():
+    net = Net(lambda s, x: s.b(y if (y := s.a(x)).shape[1] == 8 else y.relu()), a=conv(3, 8), b=conv(8, 4)).eval()
+    wide = fxprune.couple(net, torch.randn(2, 3, 4, 4))
+    guards = [
+        graph.graph.find_nodes(op="call_function", target=guard_equal)
+        for graph in (wide.graph_module, narrow_unequal(net, plan_of(wide)))
+    ]
+    assert (len(guards[0]), len(guards[1])) == (1, 0)
 
 
 def test_products_of_activations_are_multiplied_by_the_size_of_clusters():

@@ -78,6 +78,12 @@ def _put_behind_an_ellipsis(s, y):
     return z
 
 
+def _put_between(s, y):
+    z, mask = y.clone(), y.sum((0, 1)) > 0
+    z[..., 2:6, mask] = 0.0
+    return z
+
+
 def _put_before_an_ellipsis(s, y):
     z, mask = y.permute(2, 3, 0, 1).clone(), y.sum((0, 1)) > 0
     z[mask, ..., None] = 0.5
@@ -108,5 +114,6 @@ tokens("experts that a score picks", _routed, {A: 8}, c=linear(8, 8), d=linear(8
        frozen="argmax over channels")
 image("channels that values pick", lambda s, y: y * y[y > 0].sum(), {B: 6}, frozen="an index picks positions")
 image("put behind an ellipsis by a mask of two axes", _put_behind_an_ellipsis, {A: 8, B: 6})
+image("put between an ellipsis and a mask of two axes", _put_between, {B: 6}, frozen="behind a mask")
 image("put before an ellipsis by a mask of two axes", _put_before_an_ellipsis, {A: 8, B: 6})
 image("pick behind an ellipsis and a new axis by a mask", _picked_behind_an_ellipsis, {A: 8, B: 6})

@@ -67,6 +67,8 @@ tokens("layer norm", lambda s, y: s.n(y), {A: 8}, n=nn.LayerNorm(8))
 tokens("layer norm without affine", lambda s, y: s.n(y), {A: 8}, n=nn.LayerNorm(8, elementwise_affine=False))
 tokens("layer norm without bias", lambda s, y: s.n(y), {A: 8}, n=nn.LayerNorm(8, bias=False))
 tokens("functional layer norm", lambda s, y: F.layer_norm(y, (8,), s.w, s.v), {"v": 8}, v=free(8), w=free(8))
+tokens("functional layer norm of all tokens", lambda s, y: F.layer_norm(y, (5, 8), s.w, s.v), {"w": 8}, fixed=True,
+       w=free(5, 8), v=free(5, 8))
 tokens("functional layer norm of its shape", lambda s, y: F.layer_norm(y, y.shape[-1:], s.w), {"w": 8}, w=free(8))
 tokens("functional layer norm by keyword", lambda s, y: F.layer_norm(y, normalized_shape=[8], weight=s.w), {"w": 8},
        w=free(8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ class Coding:
         self._channels = channels
         # Nodes share vectors of ids: by identity, the ids, their codes, and whether their axis may vary.
         self._known: dict[int, tuple[Ids, Codes, bool]] = {}
-        self._code: Codes = np.full(channels.count + 1, -1)
+        self._code: Codes = np.full(channels.count, -1)
         self.groups: dict[str, Group] = {}
         offset = 0
         for index, uses in _uses(channels, axes, members, columns):
@@ -120,7 +121,7 @@ class Coding:
 
 def owners(channels: Channels, members: list[Ids]) -> NDArray[np.int64]:
     """Map each channel to the number of its group, or -1."""
-    owner: NDArray[np.int64] = np.full(channels.count + 1, -1)
+    owner: NDArray[np.int64] = np.full(channels.count, -1)
     for index, inside in enumerate(members):
         owner[inside] = index
     return owner
@@ -155,4 +156,4 @@ def _positions(at: Ids, codes: Codes) -> Ids:
 def _free_name(name: str, taken: Mapping[str, Group]) -> str:
     if name not in taken:
         return name
-    return next(other for n in range(2, len(taken) + 2) if (other := f"{name}#{n}") not in taken)
+    return next(other for n in itertools.count(2) if (other := f"{name}#{n}") not in taken)

@@ -109,7 +109,7 @@ def _blocked(forks: list[Fork], coding: Coding) -> list[Fork]:
     mergeable = np.zeros(sum(group.width for group in coding.groups.values()) + 1, bool)
     for domain in domains_of(coding.groups):
         common = math.gcd(*(group.width for group in domain))
-        usual = not domain[0].balanced or any(common % size == 0 for size in (2, 3, 4))
+        usual = not domain[0].balanced or any(common % size == 0 for size in (2, 3))
         for group in domain:
             mergeable[group.offset : group.offset + group.width] = usual
     return [fork for fork in forks if not mergeable[coding.of(fork.ids)].any()]

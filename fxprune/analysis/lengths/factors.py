@@ -156,7 +156,7 @@ def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -
 def _cut(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """An axis that is cut, or under a window, is fixed where no number depends on an input."""
     found, dim = _aligned(operation, labels, out), operation.named("dim")
-    if not operation.hangs or not found:
+    if not operation.hangs:
         return found
     return [] if dim is None else _except(found, dim, out)
 
@@ -193,7 +193,10 @@ def _reduced(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -
 
 
 def _strided(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    return _aligned(operation, labels, out) if operation.layout and operation.layout[0] == out.shape else []
+    """PyTorch keeps sizes in its own code; a model may state one that depends on an input."""
+    assert operation.layout is not None  # since the first argument is a tensor
+    stays = operation.layout[0] == out.shape and not operation.hangs
+    return _aligned(operation, labels, out) if stays else []
 
 
 def _permuted(operation: Operation, labels: Sequence[Label], _: torch.Tensor) -> list[Factors]:

@@ -194,7 +194,7 @@ class InputLengths:
         if kind in PADS:
             args, named = positional(node.target, node.args, node.kwargs)
             amounts = args[1] if len(args) > 1 else named["pad"]
-            hang = map(self._hangs, amounts) if isinstance(amounts, (tuple, list)) else ()
+            hang = map(self._any, amounts) if isinstance(amounts, (tuple, list)) else ()
             return [rank - 1 - at // 2 for at, hangs in enumerate(hang) if hangs]
         if kind in ("narrow", torch.narrow):
             args, named = positional(node.target, node.args, node.kwargs)
@@ -207,14 +207,11 @@ class InputLengths:
         return [
             dim
             for dim, bounds in cuts
-            if any(map(self._hangs, bounds)) and not takes_all(slice(*bounds[:3]), node.args[0], dim)
+            if any(map(self._any, bounds)) and not takes_all(slice(*bounds[:3]), node.args[0], dim)
         ]
 
     def _asks(self, size: Any) -> bool | None:
-        return None if type(size) is int and size == -1 else self._hangs(size)
-
-    def _hangs(self, size: Any) -> bool:
-        return isinstance(size, fx.Node) and self._any(size)
+        return None if type(size) is int and size == -1 else self._any(size)
 
     def _is_mask(self, item: Any) -> bool:
         return type(item) is bool or (isinstance(item, fx.Node) and item in self._masks)
@@ -225,8 +222,9 @@ class InputLengths:
         cuts = [item for item in behind if isinstance(item, slice) and item != slice(None)]
         return bool(cuts) or Ellipsis in [item for item in items if not isinstance(item, fx.Node)]
 
-    def _any(self, node: fx.Node) -> bool:
-        found = self._hang.get(node, False)
+    def _any(self, item: Any) -> bool:
+        """Tell whether any number of an item depends on an input; only nodes can."""
+        found = self._hang.get(item, False)
         return any(found) if isinstance(found, tuple) else found
 
 

@@ -79,7 +79,8 @@ image("slice with a step written to", _stepped, {A: 4, B: 6})
 image("functional group norm, a channel each", lambda s, y: F.group_norm(y, 8, s.w, s.v), {"w": 8, B: 6}, w=free(8),
       v=free(8))
 image("group norm of channels, by keyword", lambda s, y: F.group_norm(y, num_groups=8), {A: 8, B: 6})
-image("group norm of channels, torch's own", lambda s, y: torch.group_norm(y, 8), {A: 8, B: 6})
+image("group norm of channels, torch's own", lambda s, y: torch.group_norm(y, 8, s.w, s.v), {"w": 8, B: 6}, w=free(8),
+      v=free(8))
 image("positions stretched", _embedded, {"t": 8, B: 6}, t=free(1, 8, 5, 5))
 tokens("offsets stretched", _relative, {A: 8, "q.weight": 8, "v.weight": 6}, out=6, t=free(7, 8), q=linear(8, 8),
        v=linear(8, 6))
