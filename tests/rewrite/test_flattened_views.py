@@ -75,6 +75,15 @@ def test_a_call_that_places_no_channel_by_a_size_binds_none(op):
         assert_equal_at(snapped, narrow, size)
 
 
+def test_rows_of_several_images_by_an_open_size_are_guarded():
+    """A row holds all channels of two images; of four images, it would have an axis more."""
+    snapped, narrow = snapped_and_narrow(lambda y: y.view(-1, 16, y.shape[0] // 2, y.shape[3]), (2, 1, 1))
+    assert_equal_at(snapped, narrow, (2, 1, 1))
+    assert snapped(images((4, 1, 1))).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"the size of axes .* was .*: capture again"):
+        narrow(images((4, 1, 1)))
+
+
 @pytest.mark.parametrize(
     ("read", "name"), [(lambda y: torch.logsumexp(y, 1), "logsumexp"), (lambda y: torch.var(y, 1), "var")]
 )
