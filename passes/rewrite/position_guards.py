@@ -171,7 +171,7 @@ def guard_inputs(site: Site) -> None:
 
 
 def guard_mixed(site: Site, shape: Shape, asked: Mapping[int, Any], factor: ViewFactor) -> None:
-    """Guard all inputs where a view parts an axis with positions in front of channels and behind.
+    """Guard all inputs where a view parts an axis with positions on both sides of channels.
 
     The length of the axis does not tell how many are behind. The batch does, if the view states all channels.
     """
