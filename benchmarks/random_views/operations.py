@@ -213,6 +213,12 @@ def mix(net: nn.Module, draw: Draw, pool: Pool) -> Step:
 
 
 @operation()
+def sine(net: nn.Module, draw: Draw, pool: Pool) -> Step:
+    """Change each number by itself, with a function whose order the rewrite does not know."""
+    return "sin()", lambda s, p: p[-1].sin()
+
+
+@operation()
 def image(net: nn.Module, draw: Draw, pool: Pool) -> Step:
     """Read four axes as images: shuffled into pixels, resized, or convolved."""
     if pool[-1].dim() != 4:

@@ -12,9 +12,9 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import INDICES, PADS, PUTS, SLICES, SPLITS, canonical_call
+from fxprune.pytorch.call_targets import INDICES, PADS, PUTS, SLICES, SPLITS, canonical_call, runs_own_code
 from fxprune.pytorch.torch_private import pytree
-from fxprune.pytorch.view_factors import view_factors
+from fxprune.pytorch.view_factors import ViewFactor, view_factors
 
 from .site import Site, product
 
@@ -168,6 +168,34 @@ def guard_inputs(site: Site) -> None:
         for dim, size in enumerate(value.sizes if isinstance(value, Shape) else ()):
             found = site.graph.create_node("call_method", "size", (node, dim))
             site.call(guard_equal, found, size, f"size {dim} of `{node}`, flattened before `{site.node}`,")
+
+
+def guard_mixed(site: Site, shape: Shape, asked: Mapping[int, Any], factor: ViewFactor) -> None:
+    """Guard all inputs where a view parts an axis with positions on both sides of channels.
+
+    The length of the axis does not tell how many are behind. The batch does, if the view states all channels.
+    """
+    left, right = factor
+    on = [d for d in right if site.value.axes[d] is not None]
+    stated = all(isinstance(asked.get(d), int) and not is_open(asked[d]) for d in on)
+    counted = stated and any(reads_batch(site, asked.get(d)) for d in right if d < on[0])
+    for d in left:
+        codes = shape.axes[d]
+        if codes is None or d not in shape.varying:
+            continue
+        blocks, channels = 1 + np.count_nonzero(np.diff(codes)), len(np.unique(codes))
+        mixed = (d == 0 or blocks > channels) and (blocks < len(codes) or len(shape.sizes) == 1)
+        if mixed and not (counted and math.prod(site.value.sizes[each] for each in on) == channels):
+            guard_inputs(site)
+
+
+def reads_batch(site: Site, size: Any) -> bool:
+    """Tell whether a size is the length of the first axis of an input, if need be behind layers."""
+    tensor = size.args[0] if isinstance(size, fx.Node) and size.target == "size" and size.args[1:] == (0,) else None
+    while isinstance(tensor, fx.Node) and tensor.op == "call_module":
+        layer = site.coupling.graph_module.get_submodule(str(tensor.target))
+        tensor = tensor.args[0] if next(layer.parameters(), None) is not None and not runs_own_code(tensor) else None
+    return isinstance(tensor, fx.Node) and tensor.op == "placeholder"
 
 
 def _guard_length_of(site: Site, dims: Sequence[int]) -> None:

@@ -16,7 +16,16 @@ from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch.call_targets import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
 from fxprune.pytorch.view_factors import view_factors
 
-from .position_guards import axes_before, guard_inputs, is_constant, is_open, is_read, length_in
+from .position_guards import (
+    axes_before,
+    guard_inputs,
+    guard_mixed,
+    is_constant,
+    is_open,
+    is_read,
+    length_in,
+    reads_batch,
+)
 from .site import WIDE, Site, product
 
 _IN_ORDER = frozenset({
@@ -203,6 +212,7 @@ def _guard_cuts(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, Any
         on = [d for d in left if shape.axes[d] is not None]
         if len(right) == 1 or all(site.value.axes[d] is None for d in right):
             continue
+        guard_mixed(site, shape, asked, (left, right))
         codes = shape.axes[on[0]] if len(on) == 1 else None
         if codes is None or on[0] in shape.varying or _repeats(codes):
             flat = all(d in shape.varying for d in left if shape.sizes[d] > 1)
@@ -240,7 +250,7 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int], *
     on = [d for d in right if site.value.axes[d] is not None]
     computed = [d for d in right if isinstance(asked.get(d), fx.Node)]
     stated = [d for d in on if _repeats(site.value.axes[d]) and not is_open(asked.get(d))]
-    if flat and stated and not all(_reads_batch(asked[d]) for d in computed):
+    if flat and stated and not all(reads_batch(site, asked[d]) for d in computed):
         guard_inputs(site)
     for d in on:
         if d not in computed:
@@ -251,11 +261,6 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int], *
         if repeats:
             length, where = site.call(operator.mod, length, once), f"what channels leave of {where}"
         site.call(guard_equal, length, 0 if repeats else len(codes), where)
-
-
-def _reads_batch(size: fx.Node) -> bool:
-    """Tell whether a size is the length of the first axis of a tensor."""
-    return size.target == "size" and size.args[1:] == (0,)
 
 
 def _repeats(codes: Codes) -> bool:
