@@ -120,7 +120,8 @@ def hook_memory(optimizer: str, narrow: bool | None) -> Numbers:
 
     The C library gives what is freed back to the system at once; by itself it keeps holes for what comes next.
     """
-    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16)
+    if not ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16):
+        raise OSError("the C library takes no such limit")
     net, example = made("resnet50")
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5, method="even")
     stepping = _with_gradients(net, optimizer)

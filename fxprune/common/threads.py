@@ -13,27 +13,28 @@ _lock = threading.RLock()
 class _Block:
     """What is known of threads while one of them is inside :func:`one_thread`."""
 
-    def __init__(self) -> None:
-        self.inside: threading.Thread | None = None
+    def __init__(self, inside: threading.Thread | None) -> None:
+        self.inside = inside
         self.joined: set[threading.Thread] = set()  # they work for the one inside
         self.apart: set[threading.Thread] = set()  # something that they did was not recorded
 
 
-_block = _Block()
+_block = _Block(None)
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let one thread run such blocks at a time; another one waits. A thread may enter again."""
+    global _block
+    thread = threading.current_thread()
     with _lock:
-        outermost = _block.inside is None
-        if outermost:
-            _block.inside = threading.current_thread()
+        before = _block
+        if before.inside is not thread:
+            _block = _Block(thread)
         try:
             yield
         finally:
-            if outermost:
-                _block.__init__()  # type: ignore[misc]
+            _block = before
 
 
 def is_stranger() -> bool:
@@ -41,28 +42,29 @@ def is_stranger() -> bool:
 
     What it does now is not recorded.
     """
-    if _block.inside is None:
+    thread, block = threading.current_thread(), _block
+    if block.inside in (None, thread) or thread in block.joined:
         return False
-    thread = threading.current_thread()
-    if thread is _block.inside or thread in _block.joined:
-        return False
-    _block.apart.add(thread)
+    block.apart.add(thread)
     return True
 
 
 def joins() -> bool:
     """Note that this thread works for the one in the block; False: something was not recorded."""
-    thread = threading.current_thread()
-    if thread is _block.inside or _block.inside is None:
+    thread, block = threading.current_thread(), _block
+    if block.inside in (None, thread):
         return True
-    _block.joined.add(thread)
-    return thread not in _block.apart
+    block.joined.add(thread)
+    return thread not in block.apart
 
 
 def _renew() -> None:
+    """Forget in a child the thread that held the lock, which does not exist there."""
     global _lock, _block
-    _lock, _block = threading.RLock(), _Block()
+    _lock = threading.RLock()
+    if _block.inside not in (None, threading.current_thread()):
+        _block = _Block(threading.Thread())  # so that any thread is a stranger to what stays replaced
 
 
-if hasattr(os, "register_at_fork"):  # in a child, the thread that held it does not exist
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -136,3 +137,27 @@ def test_a_branch_in_a_thread_of_the_model_becomes_narrow(mode):
 def test_modes_of_a_thread_that_is_not_known_yet_are_refused(mode):
     with pytest.raises(CaptureError, match="a thread of the model asks for modes, or sets them, before it computes"):
         fxprune.couple(Pooled(mode).eval(), torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_process_that_another_thread_forks_in_a_trace_runs_as_ever():
+    network, inputs, codes = small(), torch.ones(3, 4), []
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                with torch.no_grad():
+                    os._exit(int(network(inputs).shape != (3, 2)))
+            finally:
+                os._exit(2)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    def beside() -> None:
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+
+    _BESIDE.append(beside)
+    fxprune.couple(Beside().eval(), torch.randn(1, 3, 8, 8))
+    assert codes == [0]
