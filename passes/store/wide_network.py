@@ -14,6 +14,7 @@ from fxprune.errors import CheckpointError
 from fxprune.models_zoo import build_within, spec_from_json
 from fxprune.plan_file import StoredPlan
 from fxprune.plans import Plan
+from fxprune.pytorch.torch_private import layer_table, tensor_tables
 
 from .graph import build_graph, graph_document, read_graph
 from .layout import NETWORK, PLAN, SNAPPED, WEIGHTS, WIDE_GRAPH
@@ -80,7 +81,23 @@ def wide_from_graph(folder: Path, narrow: fx.GraphModule) -> fx.GraphModule:
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{folder / WIDE_GRAPH} is damaged: `expanded` does not fit. {REMEDY}") from error
     every = small | wide | weights  # more than the graph reads: of heads that only train, for example
-    return build_graph(folder / WIDE_GRAPH, {name: tensor for name, tensor in every.items() if name in roles})
+    module = build_graph(folder / WIDE_GRAPH, {name: tensor for name, tensor in every.items() if name in roles})
+    _put_in_order(module, [*narrow.meta["plan"].to_json()["tensors"]])
+    return module
+
+
+def _put_in_order(module: nn.Module, names: list[str]) -> None:
+    """Let layers and tensors come as in the model, which names and orders groups, not as they are called."""
+    first: dict[str, int] = {}
+    for at, name in enumerate(names):
+        words = name.split(".")
+        for end in range(1, len(words) + 1):
+            first.setdefault(".".join(words[:end]), at)
+    for path, each in [*module.named_modules()]:
+        for table in (layer_table(each), *tensor_tables(each)):
+            held = [*table.items()]
+            table.clear()
+            table.update(sorted(held, key=lambda item: first.get(f"{path}.{item[0]}".lstrip("."), len(names))))
 
 
 def _expanded(tensor: Tensor, cuts: list[tuple[int, list[int]]]) -> Tensor:

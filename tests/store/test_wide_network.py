@@ -27,13 +27,19 @@ class Scaled(nn.Module):
         return self.b(self.a(x) * self.scale[:, None, None])
 
 
-@pytest.fixture
-def folder(tmp_path):
-    net = Scaled().double().eval()
+def written(net, path):
+    """Write the graph and the snapped weights of a network; return the plan, and the network."""
+    net = net.double().eval()
     plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
     snapped = fxprune.snap(net, plan)
-    save_weights(snapped, tmp_path / SNAPPED)
-    write_wide_graph(plan, tmp_path)
+    save_weights(snapped, path / SNAPPED)
+    write_wide_graph(plan, path)
+    return plan, snapped
+
+
+@pytest.fixture
+def folder(tmp_path):
+    plan, snapped = written(Scaled(), tmp_path)
     return tmp_path, snapped, fxprune.narrow(snapped, plan)
 
 
@@ -43,6 +49,25 @@ def test_a_buffer_outside_the_state_dict_is_as_wide_as_it_was(folder):
     wide = wide_from_graph(path, narrow)
     assert wide.scale.equal(snapped.scale)
     assert torch.allclose(wide(X), snapped(X), atol=1e-14)
+
+
+class Backwards(nn.Module):
+    """Layers that are made in another order than they are called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.c, self.b, self.a = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(3, 8, 1)
+        self.scale = nn.Parameter(torch.rand(8, 1, 1, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.c(x + self.b(x) * self.scale)
+
+
+def test_groups_are_those_of_the_model_whatever_the_order_of_calls(tmp_path):
+    plan, snapped = written(Backwards(), tmp_path)
+    wide = wide_from_graph(tmp_path, fxprune.narrow(snapped, plan))
+    assert fxprune.couple(wide, X).digest == plan.coupling.digest
 
 
 @pytest.mark.parametrize("cuts", [[[0, [9] * 8]], [[7, [0] * 8]], "x", [[0, ["a"]]], [3]])
