@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,12 @@ _IN_ORDER = frozenset({
     "relu", "gelu", "silu", "sigmoid", "tanh", "mul", "truediv", "add", "sub", "neg", "clone", "contiguous", "dropout",
     "flatten", "identity", "relu6", "leaky_relu", "leakyrelu", "elu", "selu", "celu", "mish", "softplus", "hardswish",
     "hardsigmoid", "hardtanh", "logsigmoid", "clamp", "pow", "exp", "log", "sqrt", "abs",
+})  # fmt: skip
+
+
+# Calls that move positions, of which the axes are known.
+_MOVES = frozenset({
+    "transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "unsqueeze", "squeeze", "expand", "getitem",
 })  # fmt: skip
 
 
@@ -101,7 +108,25 @@ def _keeps_order(site: Site, node: fx.Node) -> bool:
         target = type(site.coupling.graph_module.get_submodule(target))
     elif canonical_call(target) in VIEWS | FLATTENS:
         return True
-    return str(getattr(target, "__name__", target)).lower() in _IN_ORDER
+    name = str(getattr(target, "__name__", target)).lower()
+    return name in _IN_ORDER or (node.op != "call_module" and _is_pointwise(name.rstrip("_")))
+
+
+@functools.cache
+def _is_pointwise(name: str) -> bool:
+    """Tell whether an operator of this name changes each number by itself."""
+    packet = getattr(torch.ops.aten, name, None)
+    return packet is not None and any(torch.Tag.pointwise in getattr(packet, each).tags for each in packet.overloads())
+
+
+def _is_moved(site: Site) -> bool:
+    """Tell whether a view reads what was only moved, which its other guards compare."""
+    first = positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    return first.op != "call_module" and _name_of(first.target) in _MOVES
+
+
+def _name_of(target: Any) -> str:
+    return str(getattr(target, "__name__", target)).lower().partition(".")[0]
 
 
 def _is_narrower(site: Site, value: Any) -> bool:
@@ -212,7 +237,8 @@ def _guard_cuts(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, Any
         on = [d for d in left if shape.axes[d] is not None]
         if len(right) == 1 or all(site.value.axes[d] is None for d in right):
             continue
-        guard_mixed(site, shape, asked, (left, right))
+        if base is site.args[0] and not _is_moved(site):
+            guard_mixed(site, shape, asked, (left, right))
         codes = shape.axes[on[0]] if len(on) == 1 else None
         if codes is None or on[0] in shape.varying or _repeats(codes):
             flat = all(d in shape.varying for d in left if shape.sizes[d] > 1)

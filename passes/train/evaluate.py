@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader
 
 
+T = TypeVar("T")
 EMPTY = "there are no images to evaluate on: the loader gave no batch."
 
 
@@ -66,10 +67,12 @@ def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu
     Raises:
         DataError: the loader is empty.
     """
-    right = [
-        ((predicted == labels).sum(), len(labels))
-        for predicted, labels in _batches(model, local_batches(loader, ranks, every=False), device)
-    ]
+    right = _of_batches(
+        model,
+        local_batches(loader, ranks, every=False),
+        device,
+        lambda predicted, labels: ((predicted == labels).sum(), len(labels)),
+    )
     here = [sum(int(correct) for correct, _ in right), sum(count for _, count in right)]
     correct, count = ranks.add(torch.tensor(here, device=device)).tolist()
     if not count:
@@ -91,7 +94,7 @@ def predict(model: nn.Module, loader: Loader, device: str | torch.device = "cpu"
     Raises:
         DataError: the loader is empty.
     """
-    found = [predicted for predicted, _ in _batches(model, local_batches(loader, ALONE), device)]
+    found = _of_batches(model, local_batches(loader, ALONE), device, lambda predicted, _: predicted)
     if not found:
         raise DataError(EMPTY)
     return torch.cat(found)
@@ -109,11 +112,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _batches(
-    model: nn.Module, batches: Iterable[LocalBatch], device: str | torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the predicted and the given classes of each batch."""
+def _of_batches(
+    model: nn.Module, batches: Iterable[LocalBatch], device: str | torch.device, use: Callable[[Tensor, Tensor], T]
+) -> list[T]:
+    """List what comes of the predicted and the given classes of each batch.
+
+    A generator that an error leaves in the middle would keep the mode on for its caller.
+    """
     dtype = precision_of(model)
     with evaluating(model), torch.inference_mode():
-        for images, labels, _ in batches:
-            yield model(images.to(device, dtype)).argmax(1).cpu(), labels
+        return [use(model(images.to(device, dtype)).argmax(1).cpu(), labels) for images, labels, _ in batches]

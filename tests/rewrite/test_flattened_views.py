@@ -42,6 +42,7 @@ def rows_of(y):
     ("op", "others"),
     [
         (lambda y: y.flatten().sin().view(4, 32)[..., None], [(1, 8, 2), (1, 4, 4)]),
+        (lambda y: (y.flatten().softmax(0) * 128).view(4, 32)[..., None], [(1, 8, 2), (1, 4, 4)]),
         (lambda y: y.flatten().sin().view(2, 8, -1), [(1, 8, 2), (1, 4, 4), (4, 4, 1)]),
         (lambda y: y.flatten().sin().view(rows_of(y), 4, 8), [(2, 8, 2), (1, 4, 4), (1, 8, 4)]),
         (lambda y: y.flatten().sin().unflatten(0, (y.shape[2], 32))[..., None], [(2, 8, 2), (1, 4, 4), (1, 8, 4)]),
@@ -53,7 +54,7 @@ def test_positions_on_both_sides_of_flattened_channels_are_as_in_the_example(op,
     assert_equal_at(snapped, narrow, (2, 4, 2))
     for other in others:
         assert snapped(images(other)).isfinite().all()
-        with pytest.raises(SpecialisedError, match=r"flattened before .* was .*: capture again"):
+        with pytest.raises(SpecialisedError, match="capture again"):
             narrow(images(other))
 
 

@@ -224,6 +224,14 @@ def test_predictions_come_in_the_order_of_the_loader(batch_size, dtype):
     assert evaluate(FirstPixel(), loader) == Accuracy(correct=4, count=5)
 
 
+def test_an_evaluation_that_breaks_off_leaves_no_mode_behind():
+    loader = [(torch.zeros(4, 1, 8, 8), torch.zeros(3, dtype=torch.long))]
+    with pytest.raises(RuntimeError) as kept:  # with all frames, until the end of this test
+        evaluate(FirstPixel(), loader)
+    assert kept.traceback
+    assert not torch.is_inference_mode_enabled()
+
+
 def test_accuracy_prints():
     assert Accuracy(359, 360).top1 == 359 / 360
     assert str(Accuracy(359, 360)) == "99.72% (359 of 360)"
