@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import fx
 
 from fxprune.arguments.inputs import Inputs, in_order
+from fxprune.pytorch.modes import enter, leave
 from fxprune.pytorch.torch_private import pytree
 
 from .contractions import Observer
@@ -33,6 +34,7 @@ class Execution:
         self._interpreter.extra_traceback = False
         self._inputs = [list(in_order(module.graph, batch)) for batch in batches]
         self._values: list[dict[fx.Node, Any]] = [{} for _ in batches]
+        self._open: dict[fx.Node, tuple[Any, Any]] = {}  # modes that were entered and not left
         self._dying: dict[fx.Node, list[fx.Node]] = {}
         for node in {operand: user for user in self.nodes for operand in user.all_input_nodes}.items():
             self._dying.setdefault(node[1], []).append(node[0])
@@ -45,7 +47,7 @@ class Execution:
         else:
             self._interpreter.env = values
             with torch.no_grad(), observer or nullcontext():
-                values[node] = self._interpreter.run_node(node)
+                values[node] = self._run(node)
         return values[node]
 
     def value(self, node: fx.Node, batch: int) -> Any:
@@ -63,10 +65,24 @@ class Execution:
         # Copies: a call may write to its operands in place.
         others = {operand: _copied(self._values[batch][operand]) for operand in read}
         self._interpreter.env = {**others, node: value}
+        before = dict(self._open)
         with torch.no_grad():
             for each in chain:
-                value = self._interpreter.env[each] = self._interpreter.run_node(each)
+                value = self._interpreter.env[each] = self._run(each)
+        self._open = before
         return value
+
+    def _run(self, node: fx.Node) -> Any:
+        """Run a node in the modes that are open there, which no other call is in: executions take turns."""
+        if node.target is enter:
+            self._open[node] = self._interpreter.fetch_args_kwargs_from_env(node)
+        elif node.target is leave:
+            self._open.pop(node.all_input_nodes[0], None)
+        else:
+            with ExitStack() as modes:
+                for (manager, *args), kwargs in self._open.values():
+                    modes.enter_context(getattr(torch, manager)(*args, **kwargs))
+                return self._interpreter.run_node(node)
 
     def free(self, node: fx.Node) -> None:
         """Free the values whose last use a node is."""

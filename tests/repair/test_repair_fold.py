@@ -44,6 +44,34 @@ def test_what_least_squares_can_restore_is_restored():
     assert small.meta["errors"]["readers"] < 1e-6
 
 
+class Moded(nn.Module):
+    """A network that computes a part of it in a mode."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.first, self.head, self.mode = nn.Linear(16, 8), nn.Linear(8, 5), mode
+
+    def forward(self, x):
+        y = self.first(x)
+        if self.mode == "inference":
+            with torch.inference_mode():
+                return self.head(y.relu())
+        if self.mode == "no gradients":
+            with torch.no_grad():
+                return self.head(y.relu())
+        with torch.autocast("cpu"):
+            return self.head(y.relu()).float()
+
+
+@pytest.mark.parametrize("mode", ["inference", "no gradients", "autocast"])
+def test_modes_of_a_network_are_left_as_they_were(mode):
+    model, batches = Moded(mode).eval(), [torch.randn(20, 16), torch.randn(20, 16)]
+    plan = fxprune.plan(fxprune.couple(model, batches[0]), keep=0.5)
+    modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    fxprune.fold(model, plan, batches)
+    assert modes == (torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
+
+
 # A third of the samples, for time, and those that were once refused or wrong. Layers of many small steps take a minute.
 ONCE_WRONG = ("matrix times vector", "gather", "there and back", "batch and channels merged")
 # A size of two samples stands in them.
