@@ -73,7 +73,7 @@ class Execution:
         return value
 
     def _run(self, node: fx.Node) -> Any:
-        """Run a node in the modes that are open there, which no other call is in: executions take turns."""
+        """Run a node in the modes that are open there, and that end with it: executions take turns."""
         if node.target is enter:
             self._open[node] = self._interpreter.fetch_args_kwargs_from_env(node)
         elif node.target is leave:

@@ -87,7 +87,7 @@ def wide_from_graph(folder: Path, narrow: fx.GraphModule) -> fx.GraphModule:
 
 
 def _put_in_order(module: nn.Module, names: list[str]) -> None:
-    """Let layers and tensors come as in the model, which names and orders groups, not as they are called."""
+    """Let layers and tensors come as in the model, whose order names groups."""
     first: dict[str, int] = {}
     for at, name in enumerate(names):
         words = name.split(".")
