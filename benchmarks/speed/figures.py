@@ -162,7 +162,7 @@ def couple(name: str) -> Numbers:
 
     found = dict(in_turns(lambda: fxprune.couple(net, example), theirs, 3))
     found["unchecked"] = in_turns(lambda: fxprune.couple(net, example, check=False), theirs, 3)["ratio"]
-    with contextlib.suppress(fx.proxy.TraceError):
+    with contextlib.suppress(fx.proxy.TraceError, RuntimeError):  # ShapeProp raises the latter
         found["floor"] = in_turns(floor, theirs, 3)["ratio"]
     return found
 
