@@ -5,5 +5,6 @@ from .custom_functions import CUSTOM_GRADIENTS
 from .function_wraps import keeps_functions
 from .keys import modules_by_identity
 from .mode_recorder import ObjectAskedError
+from .own_tensors import reads_any
 from .placeholders import arguments
-from .symbolic_trace import SymbolicTracer, reads_any
+from .symbolic_trace import SymbolicTracer

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
 from fxprune.pytorch.data_writes import number_reads
+from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.source import is_tracing_code
 from fxprune.pytorch.torch_private import (
     TorchDispatchMode,
@@ -97,6 +98,16 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
                 if table.get(name) is memo[id(tensor)]:
                     table[name] = tensor
             tracer.held_elsewhere.clear()  # else they would stay until garbage is collected, and count as owners
+
+
+def reads_any(graph: fx.Graph, root: nn.Module, names: Iterable[str]) -> bool:
+    """Tell whether a graph reads one of these tensors of its module, by name or in a layer."""
+    tensors = dict(named_tensors(root))
+    wanted = {id(tensors[name]) for name in names}
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr" and node.users}
+    layers = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+    held = [tensors.get(name) for name in read] + [tensor for layer in layers for _, tensor in named_tensors(layer)]
+    return not wanted.isdisjoint(map(id, held))
 
 
 def check_no_weights(tracer: SymbolicTracer, module: nn.Module) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import sys
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from .custom_functions import custom_functions_traced
 from .function_wraps import functions_traced
 from .keys import of_model
 from .mode_recorder import ModeRecorder
-from .own_tensors import OwnTensor, check_no_weights, own_tensors_recorded
+from .own_tensors import OwnTensor, check_no_weights, own_tensors_recorded, reads_any
 from .placeholders import arguments, check_call, of_instance, with_hooks
 from .proxies import InPlaceProxy, InPlaceShape, is_shape_node, unrecorded_write
 from .stand_ins import sizes_recorded
@@ -287,16 +287,6 @@ _FILLS = frozenset({"new_full", "fill_", "full_like", torch.full, torch.full_lik
 def _as_number(value: Any) -> Any:
     known = isinstance(value, torch.Tensor) and not isinstance(value, fx.Proxy | nn.Parameter)
     return value.item() if known and value.dim() == 0 and not value.is_meta else value
-
-
-def reads_any(graph: fx.Graph, root: nn.Module, names: Iterable[str]) -> bool:
-    """Tell whether a graph reads one of these tensors of its module, by name or in a layer."""
-    tensors = dict(named_tensors(root))
-    wanted = {id(tensors[name]) for name in names}
-    read = {str(node.target) for node in graph.nodes if node.op == "get_attr" and node.users}
-    layers = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
-    held = [tensors.get(name) for name in read] + [tensor for layer in layers for _, tensor in named_tensors(layer)]
-    return not wanted.isdisjoint(map(id, held))
 
 
 def _refuse_proxy(value: Any) -> None:
