@@ -125,6 +125,10 @@ def inside_call(what: str, node: fx.Node | None) -> str:
     """Say that something happens inside a call that the rewrite keeps as it is."""
     if node is None:
         return f"{what} inside an operation, which is kept whole"
+    return f"{what} inside `{called(node)}`, which is kept whole"
+
+
+def called(node: fx.Node) -> str:
+    """Name the layer, method or function that a node calls."""
     target: Any = node.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", target)
-    return f"{what} inside `{name}`, which is kept whole"
+    return target if isinstance(target, str) else str(getattr(target, "__name__", target))

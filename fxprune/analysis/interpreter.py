@@ -32,6 +32,7 @@ from fxprune.pytorch.modules import device_of, to_meta, unlike_meta
 from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import no_dispatch, pytree, storage_id, versions_of
 
+from .call import called
 from .channels import Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
@@ -162,7 +163,7 @@ class _Interpreter(OnMeta):
             self._freeze_around(n, value)
         elif foreign or own_code:
             fixed = self._not_adapting(n, value, steps)
-            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(n.target), fixed)
+            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(called(n)), fixed)
             if fixed is None or foreign:
                 self._freeze_around(n, value, waiting=fixed is not None)
         elif reads_widths(n, value):
@@ -216,5 +217,5 @@ class _Interpreter(OnMeta):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         own = list(self.submodules[str(n.target)].parameters()) if n.op == "call_module" else []
         for tensor in (*tensors_in((args, kwargs, value)), *own):
-            label = self.state.origins.label(tensor)
-            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(n.target), *(() if waiting else label.axes), *label.uniform)
+            label, why = self.state.origins.label(tensor), _KNOWS_ITS_WIDTH.format(called(n))
+            self.state.marks.freeze(why, *(() if waiting else label.axes), *label.uniform)

@@ -3,6 +3,7 @@
 import contextlib
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
@@ -159,3 +160,9 @@ def test_a_class_of_parameters_leaves_its_operators_to_pytorch():
         pass
 
     assert fxprune.prove(Net(Own(Scale(torch.rand(8, 1, 1)))), IMAGES).passed
+
+
+def test_reports_name_a_kept_function_and_not_its_place_in_memory():
+    text = str(fxprune.couple(timm.create_model("test_vit").eval(), torch.randn(1, 3, 160, 160)))
+    assert "enters or leaves `resample_abs_pos_embed`" in text
+    assert " at 0x" not in text
