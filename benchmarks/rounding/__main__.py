@@ -31,18 +31,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     points = sorted(read_classes(), key=lambda point: point.parameters)
     names = [point.name for point in points][: args.classes]
-    sha, before = digest(sources()), newest_rows(JOURNAL, "model")
-    todo = [] if args.report else [name for name in names if args.again or name not in before]
-    tasks = [(RoundingTask(name, args.compile), WORK / "logs" / f"{name}.log") for name in todo]
+    sha, before = digest(sources()), {} if args.again else newest_rows(JOURNAL, "model")
+    wanted = {name: missing(before.get(name), args.compile) for name in names if not args.report}
+    tasks = [
+        (RoundingTask(name, formats), WORK / "logs" / f"{name}.log") for name, formats in wanted.items() if formats
+    ]
     for task, facts in run_all(work, tasks, args, noun="network"):
-        append_row(JOURNAL, {"model": task.model, "digest": sha, **facts})
+        append_row(JOURNAL, {"model": task.model, **before.get(task.model, {}), "digest": sha, **facts})
     rows = newest_rows(JOURNAL, "model")
-    write_section("Rounding", page(rows, len(points)))
+    present = sum(row["digest"] == sha for row in rows.values())
+    write_section("Rounding", page(rows, len(points), present))
     print(f"{len(rows)} of {len(points)} classes measured; see docs/reports/trust.md")
     return 0
 
 
-def page(rows: Mapping[str, Mapping[str, Any]], classes: int) -> str:
+def missing(row: Mapping[str, Any] | None, compiles: bool) -> tuple[str, ...]:
+    """List the formats that were not measured; none of a network that failed."""
+    wanted = tuple(name for name in FORMATS if compiles or name != "compile")
+    if row is None:
+        return wanted
+    refused = () if "onnx_refused" not in row else ("onnxruntime", "onnxruntime_plain")
+    return () if "error" in row else tuple(name for name in wanted if name not in row and name not in refused)
+
+
+def page(rows: Mapping[str, Mapping[str, Any]], classes: int, present: int) -> str:
     """Write the table by format, and the networks whose error is far above the unit."""
     good = {name: row for name, row in rows.items() if "float32" in row}
     failed = {name: why for name, row in rows.items() if (why := row.get("error") or row.get("onnx_refused"))}
@@ -67,6 +79,7 @@ def page(rows: Mapping[str, Mapping[str, Any]], classes: int) -> str:
         permutations=PERMUTATIONS,
         done=len(good),
         classes=classes,
+        present=present,
         left="the others were not reached." if len(rows) < classes else "none is left.",
         header=head,
         rows=table,

@@ -15,10 +15,10 @@ PERMUTATIONS = 3
 
 @dataclass(frozen=True)
 class RoundingTask:
-    """A network, and whether to compile it, which takes a minute."""
+    """A network, and the formats that are to be measured."""
 
     model: str
-    compile: bool
+    formats: tuple[str, ...]
 
 
 def work(task: RoundingTask, record: Callable[..., None]) -> None:
@@ -41,22 +41,24 @@ def work(task: RoundingTask, record: Callable[..., None]) -> None:
     narrow = fxprune.narrow(wide, plan).eval()
     others = [permuted(wide, coupling, seed) for seed in range(PERMUTATIONS)]
     record(parameters=form.parameters, image=form.image)
-    units = {}
+    unit = math.nan
     for name in FORMATS[:4]:
-        (here, given), *made = [in_format(each, inputs, name) for each in (wide, narrow, *others)]
-        units[name] = rounding(wide, here, [each for each, _ in made[1:]], inputs, given)
-        record(**{name: (units[name], difference(here, [made[0][0]], given))})
-    unit = units["float32"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "narrow.onnx"
-        try:
-            fxprune.export_onnx(narrow, inputs, path, batches=(2,))
-        except ExportError as error:
-            record(onnx_refused=str(error)[:200])
-        else:
-            for name, optimise in (("onnxruntime", True), ("onnxruntime_plain", False)):
-                record(**{name: (unit, difference(wide, [runner(path, optimise)], inputs))})
-    if task.compile:
+        if name in task.formats or name == "float32":
+            (here, given), *made = [in_format(each, inputs, name) for each in (wide, narrow, *others)]
+            own = rounding(wide, here, [each for each, _ in made[1:]], inputs, given)
+            record(**{name: (own, difference(here, [made[0][0]], given))})
+            unit = own if name == "float32" else unit
+    if "onnxruntime" in task.formats:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "narrow.onnx"
+            try:
+                fxprune.export_onnx(narrow, inputs, path, batches=(2,))
+            except ExportError as error:
+                record(onnx_refused=str(error)[:200])
+            else:
+                for name, optimise in (("onnxruntime", True), ("onnxruntime_plain", False)):
+                    record(**{name: (unit, difference(wide, [runner(path, optimise)], inputs))})
+    if "compile" in task.formats:
         torch.compiler.reset()
         record(compile=(unit, difference(wide, [torch.compile(narrow)], inputs)))
 

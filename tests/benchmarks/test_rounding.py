@@ -10,8 +10,8 @@ from samples import SAMPLES
 from torch import nn
 
 import fxprune
-from benchmarks.rounding.__main__ import page
-from benchmarks.rounding.measure import difference, in_format, permuted, rounding
+from benchmarks.rounding.__main__ import missing, page
+from benchmarks.rounding.measure import FORMATS, RoundingTask, difference, in_format, permuted, rounding, work
 from fxprune.passes.verify.randomise import randomised
 
 
@@ -44,10 +44,10 @@ def test_the_page_tells_units_and_what_was_not_measured():
         "b": {"float32": [1e-7, 2e-6]},
         "c": {"error": "took longer than the limit"},
     }
-    text = page(rows, classes=4)
+    text = page(rows, classes=4, present=1)
     assert "| float32 | 2 | 0 | 11.00 | 2.00 | 20.0 | 2.0e-06 |" in text
     assert "`b` in float32: 20.0" in text and "`c` (took longer" in text
-    assert "2 of 4 classes were measured; the others were not reached." in " ".join(text.split())
+    assert "2 of 4 classes were measured, 1 of them on the present sources; the others" in " ".join(text.split())
 
 
 def test_a_unit_is_no_less_than_the_distance_from_float64():
@@ -57,3 +57,22 @@ def test_a_unit_is_no_less_than_the_distance_from_float64():
     unit = rounding(model, here, [here], (images,), given)
     assert 1e-4 < unit < 0.1
     assert rounding(model, here, [nn.Linear(64, 4).to(here.weight.dtype)], (images,), given) > unit
+
+
+def test_only_formats_that_a_row_lacks_are_measured():
+    plain = tuple(name for name in FORMATS if name != "compile")
+    assert missing(None, compiles=False) == plain
+    assert missing(None, compiles=True) == FORMATS
+    row = {name: (1e-7, 1e-7) for name in plain}
+    assert missing(row, compiles=False) == ()
+    assert missing(row, compiles=True) == ("compile",)
+    assert missing({"float32": [1e-7, 1e-7], "onnx_refused": "why"}, compiles=False) == plain[1:4]
+    assert missing({"error": "took longer than the limit"}, compiles=True) == ()
+
+
+def test_the_formats_of_a_task_are_measured_and_the_unit(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # which other tests share
+    facts = {}
+    work(RoundingTask("test_resnet", ("bfloat16",)), lambda **found: facts.update(found))
+    assert facts.keys() == {"parameters", "image", "float32", "bfloat16"}
+    assert facts["float32"][0] < 1e-4 < facts["bfloat16"][0]  # what 24 and 8 bits round to
