@@ -36,9 +36,10 @@ from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
+from .axis_orders import AxisOrders
 from .calls import CASES
 from .indexing import put_back
-from .position_guards import guard_flat
+from .position_guards import guard_flat, guard_inputs
 from .site import EXAMPLE, WIDE, Site, product
 from .sizes import guard_number
 from .sums import scaled_input
@@ -59,12 +60,12 @@ def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
     """Copy the captured graph and adapt the copy to a plan."""
     graph = fx.Graph(tracer_cls=tracer_class(coupling.graph_module.graph))
     env: dict[fx.Node, Any] = {}
-    unsure = _unsure(coupling)
+    unsure, orders = _unsure(coupling), AxisOrders(coupling)
     for node in coupling.graph_module.graph.nodes:
         if _reads_sizes(node, coupling):
             env[node] = _sizes_read(graph, node, env, plan, unsure=node in unsure)
         else:
-            env[node] = _copy(graph, node, env, coupling, plan)
+            env[node] = _copy(graph, node, env, plan, orders)
         if isinstance(env[node], fx.Node) and isinstance(number := coupling.nodes[node.name].value, int):
             env[node].meta[EXAMPLE] = number
     for made in reversed(graph.nodes):
@@ -80,7 +81,8 @@ def _holds(node: fx.Node) -> bool:
     return node.target is guard_equal and not node.all_input_nodes and bool(node.args[0] == node.args[1])
 
 
-def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Coupling, plan: Plan) -> Any:
+def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], plan: Plan, orders: AxisOrders) -> Any:
+    coupling = orders.coupling
     if node.op == "output":
         return graph.output(fx.map_arg(node.args[0], env.__getitem__))
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
@@ -90,7 +92,9 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     case = CASES.get(canonical_call(node.target)) if node.op in ("call_function", "call_method") else None
     if case is not None:
         args, kwargs = positional(node.target, args, kwargs)
-    site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan)
+    site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan, orders)
+    if orders.are_unsure(node, site.narrowing):
+        guard_inputs(site)
     if scales_input(node) and (scaled := scaled_input(site)) is not None:
         args = (scaled, *args[1:])
         site = replace(site, args=args)

@@ -14,12 +14,14 @@ from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
 from fxprune.pytorch.call_targets import INDICES, PADS, PUTS, SLICES, SPLITS, canonical_call, runs_own_code
 from fxprune.pytorch.torch_private import pytree
-from fxprune.pytorch.view_factors import ViewFactor, view_factors
+from fxprune.pytorch.view_factors import view_factors
 
+from .axis_sources import is_constant
 from .site import Site, product
 
 # Calls that name places along an axis.
 _PLACES = SLICES | INDICES | SPLITS | PADS | PUTS
+_OF_INPUTS = "fxprune_of_inputs"  # marks the guards of all inputs, which one graph needs once
 
 
 def is_open(size: Any) -> bool:
@@ -109,11 +111,6 @@ def _may_meet(constant: Any, length: int) -> bool:
     return not isinstance(constant, Shape) or len(constant.sizes) != 1 or constant.sizes[0] == length
 
 
-def is_constant(node: fx.Node) -> bool:
-    """Tell whether a value is made of parameters and buffers alone."""
-    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes)))
-
-
 def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:
     """Guard positions that -1 takes from beyond channels: ``[c, h * w] -> [-1, 64]``."""
     if is_constant(site.node.all_input_nodes[0]):  # a parameter is as long at any input
@@ -163,39 +160,28 @@ def _guard_share(site: Site, dims: Sequence[int], asked: Mapping[int, Any], mixe
 
 def guard_inputs(site: Site) -> None:
     """Guard the sizes of all inputs, where a tensor was flattened in a way that is not known."""
+    if any(node.meta.get(_OF_INPUTS) for node in site.graph.find_nodes(op="call_function", target=guard_equal)):
+        return
     for node in site.graph.find_nodes(op="placeholder"):
         value = site.coupling.nodes[node.name].value
         for dim, size in enumerate(value.sizes if isinstance(value, Shape) else ()):
             found = site.graph.create_node("call_method", "size", (node, dim))
-            site.call(guard_equal, found, size, f"size {dim} of `{node}`, flattened before `{site.node}`,")
-
-
-def guard_mixed(site: Site, shape: Shape, asked: Mapping[int, Any], factor: ViewFactor) -> None:
-    """Guard all inputs where a view parts an axis with positions on both sides of channels.
-
-    The length of the axis does not tell how many are behind. The batch does, if the view states all channels.
-    """
-    left, right = factor
-    on = [d for d in right if site.value.axes[d] is not None]
-    stated = all(isinstance(asked.get(d), int) and not is_open(asked[d]) for d in on)
-    counted = stated and any(reads_batch(site, asked.get(d)) for d in right if d < on[0])
-    for d in left:
-        codes = shape.axes[d]
-        if codes is None or d not in shape.varying:
-            continue
-        blocks, channels = 1 + np.count_nonzero(np.diff(codes)), len(np.unique(codes))
-        mixed = (d == 0 or blocks > channels) and (blocks < len(codes) or len(shape.sizes) == 1)
-        if mixed and not (counted and math.prod(site.value.sizes[each] for each in on) == channels):
-            guard_inputs(site)
+            guard = site.call(guard_equal, found, size, f"size {dim} of `{node}`, flattened before `{site.node}`,")
+            guard.meta[_OF_INPUTS] = True
 
 
 def reads_batch(site: Site, size: Any) -> bool:
-    """Tell whether a size is the length of the first axis of an input, if need be behind layers."""
+    """Tell whether a size is the batch of the only input, if need be read behind layers."""
+    inputs = [node for node in site.graph.find_nodes(op="placeholder") if _is_tensor(site, node)]
     tensor = size.args[0] if isinstance(size, fx.Node) and size.target == "size" and size.args[1:] == (0,) else None
     while isinstance(tensor, fx.Node) and tensor.op == "call_module":
         layer = site.coupling.graph_module.get_submodule(str(tensor.target))
         tensor = tensor.args[0] if next(layer.parameters(), None) is not None and not runs_own_code(tensor) else None
-    return isinstance(tensor, fx.Node) and tensor.op == "placeholder"
+    return inputs == [tensor]
+
+
+def _is_tensor(site: Site, node: fx.Node) -> bool:
+    return isinstance(site.coupling.nodes[node.name].value, Shape)
 
 
 def _guard_length_of(site: Site, dims: Sequence[int]) -> None:

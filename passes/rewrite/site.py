@@ -18,6 +18,8 @@ from fxprune.plans import Plan
 from fxprune.pytorch import call_targets
 from fxprune.pytorch.torch_private import pytree
 
+from .axis_orders import AxisOrders
+
 WIDE = "fxprune_wide"
 # The number that a narrow node has at the analysed input.
 EXAMPLE = "fxprune_example"
@@ -51,6 +53,7 @@ class Site:
         kwargs: keyword arguments, likewise.
         coupling: the analysis, with the shapes of every wide node.
         plan: says which channels stay.
+        orders: says where flattened axes hold channels for other inputs.
     """
 
     graph: fx.Graph
@@ -59,10 +62,11 @@ class Site:
     kwargs: dict[str, Any]
     coupling: Coupling
     plan: Plan
+    orders: AxisOrders
 
     def shape_of(self, index: int) -> Shape:
         """Return the wide shape of argument ``index``, with codes only on axes that become narrower."""
-        return self._narrowing(self.wide_of(index))
+        return self.narrowing(self.wide_of(index))
 
     def wide_of(self, index: int) -> Shape:
         """Return the wide shape of argument ``index``, with the codes of all its channels."""
@@ -75,9 +79,10 @@ class Site:
     @property
     def value(self) -> Any:
         """Return what the wide call returns, as shapes with codes only on axes that become narrower."""
-        return pytree.tree_map_only(Shape, self._narrowing, self.coupling.nodes[self.node.name].value)
+        return pytree.tree_map_only(Shape, self.narrowing, self.coupling.nodes[self.node.name].value)
 
-    def _narrowing(self, shape: Shape) -> Shape:
+    def narrowing(self, shape: Shape) -> Shape:
+        """Leave codes only on axes that become narrower."""
         axes = tuple(None if codes is None or self.plan.kept[codes].all() else codes for codes in shape.axes)
         return Shape(shape.sizes, axes, shape.varying)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,11 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch.call_targets import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
-from fxprune.pytorch.view_factors import view_factors
+from fxprune.pytorch.call_targets import FLATTENS, SQUEEZES, VIEWS, canonical_call, positional, runs_own_code
+from fxprune.pytorch.view_factors import ViewFactor, view_factors
 
-from .position_guards import (
-    axes_before,
-    guard_inputs,
-    guard_mixed,
-    is_constant,
-    is_open,
-    is_read,
-    length_in,
-    reads_batch,
-)
+from .axis_sources import is_constant
+from .position_guards import axes_before, guard_inputs, is_open, is_read, length_in, reads_batch
 from .site import WIDE, Site, product
 
 _IN_ORDER = frozenset({
@@ -36,10 +28,8 @@ _IN_ORDER = frozenset({
 })  # fmt: skip
 
 
-# Calls that move positions, of which the axes are known.
-_MOVES = frozenset({
-    "transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "unsqueeze", "squeeze", "expand", "getitem",
-})  # fmt: skip
+# Calls that only add or remove axes of length 1, where they keep the number of elements.
+_ONES = frozenset({"unsqueeze", torch.unsqueeze}) | SQUEEZES
 
 
 def guard_split(site: Site, asked: Mapping[int, Any], made: fx.Node) -> dict[int, int]:
@@ -89,16 +79,17 @@ def _before_flattening(site: Site) -> tuple[fx.Node, Shape]:
     """Return the tensor behind a view and its wide shape; of a flattened one, before that."""
     nodes, first = site.coupling.nodes, positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     wide: fx.Node = first
-    while nodes[wide.name].value.varying:
+    while site.orders.mixed(wide):
         given = [node for node in wide.all_input_nodes if isinstance(nodes[node.name].value, Shape)]
         sizes = [math.prod(nodes[node.name].value.sizes) for node in (wide, *given)]
-        if len(given) != 1 or sizes[0] != sizes[1] or not _keeps_order(site, wide):
+        if len(given) != 1 or sizes[0] != sizes[1] or not _keeps_numbers(site, wide):
             return site.args[0], site.wide_of(0)
         (wide,) = given
     if wide is first:
         return site.args[0], site.wide_of(0)
     made = next(node for node in reversed(site.graph.nodes) if node.meta.get(WIDE) == wide.name)
-    return made, nodes[wide.name].value
+    shape: Shape = nodes[wide.name].value
+    return made, replace(shape, varying=())
 
 
 def _keeps_order(site: Site, node: fx.Node) -> bool:
@@ -108,25 +99,12 @@ def _keeps_order(site: Site, node: fx.Node) -> bool:
         target = type(site.coupling.graph_module.get_submodule(target))
     elif canonical_call(target) in VIEWS | FLATTENS:
         return True
-    name = str(getattr(target, "__name__", target)).lower()
-    return name in _IN_ORDER or (node.op != "call_module" and _is_pointwise(name.rstrip("_")))
+    return str(getattr(target, "__name__", target)).lower() in _IN_ORDER
 
 
-@functools.cache
-def _is_pointwise(name: str) -> bool:
-    """Tell whether an operator of this name changes each number by itself."""
-    packet = getattr(torch.ops.aten, name, None)
-    return packet is not None and any(torch.Tag.pointwise in getattr(packet, each).tags for each in packet.overloads())
-
-
-def _is_moved(site: Site) -> bool:
-    """Tell whether a view reads what was only moved, which its other guards compare."""
-    first = positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
-    return first.op != "call_module" and _name_of(first.target) in _MOVES
-
-
-def _name_of(target: Any) -> str:
-    return str(getattr(target, "__name__", target)).lower().partition(".")[0]
+def _keeps_numbers(site: Site, node: fx.Node) -> bool:
+    """Tell whether a call keeps what it reads in order, but for axes of length 1."""
+    return _keeps_order(site, node) or site.orders.sources.keeps_places(node) or canonical_call(node.target) in _ONES
 
 
 def _is_narrower(site: Site, value: Any) -> bool:
@@ -237,8 +215,8 @@ def _guard_cuts(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, Any
         on = [d for d in left if shape.axes[d] is not None]
         if len(right) == 1 or all(site.value.axes[d] is None for d in right):
             continue
-        if base is site.args[0] and not _is_moved(site):
-            guard_mixed(site, shape, asked, (left, right))
+        if base is site.args[0] and not {*left}.isdisjoint(shape.varying) and not _is_told(site, asked, (left, right)):
+            guard_inputs(site)
         codes = shape.axes[on[0]] if len(on) == 1 else None
         if codes is None or on[0] in shape.varying or _repeats(codes):
             flat = all(d in shape.varying for d in left if shape.sizes[d] > 1)
@@ -269,6 +247,29 @@ def _guard_cuts(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, Any
                 equal = all(isinstance(each, int) for each in pair) or site.call(operator.eq, *pair)
             if equal is not True:
                 site.call(guard_equal, equal, True, f"whether `{site.node.name}` parts channels as in the example")
+
+
+def _is_told(site: Site, asked: Mapping[int, Any], factor: ViewFactor) -> bool:
+    """Tell whether a view parts an axis with positions beside channels alike for all inputs.
+
+    It does if its axes were parted before, or if the view states all channels at the side where they are.
+    """
+    left, right = factor
+    given = positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    orders = [site.orders.of(given, d) for d in left]
+    if all(order is not None and len(order) == 1 for order in orders):
+        return True
+    if None in orders:
+        return False
+    order = tuple(part for each in orders for part in each or ())
+    side, sizes = site.orders.side(order), site.value.sizes
+    parts = [part for part in order if part.kind == "channels"]
+    channels = math.prod(site.coupling.nodes[part.node.name].value.sizes[part.dim] for part in parts)
+    ends = [right[:at] if side == "front" else right[at:] for at in range(len(right) + 1)]
+    on = next((dims for dims in ends if dims and math.prod(sizes[d] for d in dims) == channels), ())
+    are_stated = all(isinstance(asked.get(d), int) and not is_open(asked[d]) for d in on)
+    others = [asked.get(d) for d in right if d not in on]
+    return bool(side and on) and (are_stated or all(reads_batch(site, each) for each in others))
 
 
 def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int], *, flat: bool) -> None:

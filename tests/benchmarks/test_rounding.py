@@ -63,7 +63,7 @@ def test_only_formats_that_a_row_lacks_are_measured():
     plain = tuple(name for name in FORMATS if name != "compile")
     assert missing(None, compiles=False) == plain
     assert missing(None, compiles=True) == FORMATS
-    row = {name: (1e-7, 1e-7) for name in plain}
+    row = dict.fromkeys(plain, (1e-7, 1e-7))
     assert missing(row, compiles=False) == ()
     assert missing(row, compiles=True) == ("compile",)
     assert missing({"float32": [1e-7, 1e-7], "onnx_refused": "why"}, compiles=False) == plain[1:4]

@@ -1,0 +1,166 @@
+"""Flattened axes whose channels lie elsewhere for other inputs of the same length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import Net, conv, linear
+from torch import nn
+
+import fxprune
+from fxprune.arguments.guards import SpecialisedError
+from fxprune.passes.rewrite.axis_orders import AxisOrders
+from fxprune.plans import Plan
+
+
+def narrowed(op, example):
+    """Merge channels at a distance of half the width behind a convolution, in float64."""
+    torch.manual_seed(0)
+    net = Net(lambda s, *xs: op(s.a(xs[0]), *xs), a=conv(3, 8)).double().eval()
+    coupling = fxprune.couple(net, tuple(map(images, example)))
+    width = coupling.groups["a.weight"].width
+    plan = Plan(coupling, {"a.weight": np.arange(width) % (width // 2)})
+    snapped = fxprune.snap(net, plan)
+    return snapped, fxprune.narrow(snapped, plan)
+
+
+def images(shape):
+    return torch.rand(shape[0], 3, *shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def spread(y, dim=0):
+    """Let all numbers along an axis meet, so that what lies beside what counts."""
+    return y.softmax(dim) * 50
+
+
+def rows(y):
+    return y.softmax(1).square().sum()
+
+
+def total(y):
+    return (y.flatten() * 3).softmax(0).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("op", "example", "other"),
+    [
+        (
+            lambda y, x: rows(torch.frexp(spread(y.flatten()))[0].reshape(x.shape[2], 8, x.shape[0])),
+            (4, 4, 1),
+            (2, 8, 1),
+        ),
+        (lambda y, x: rows(y.flatten().unsqueeze(-1).reshape(x.shape[2] * x.shape[3], 4, 2)), (1, 2, 1), (1, 4, 2)),
+        (lambda y, x: rows(spread(y.flatten()).unsqueeze(-1).reshape(-1, 2, 2, x.shape[2])), (2, 2, 2), (1, 4, 4)),
+        (lambda y, x: rows(spread(y.flatten()).expand(2, -1).reshape(8, 8, 4)), (4, 4, 1), (1, 8, 2)),
+        (lambda y, x: rows(spread(y.flatten(0, 2)).view(2, 8, -1)), (2, 1, 2), (1, 2, 2)),
+        (lambda y, x: rows(spread(y[None].flatten(1), 1).view(1, 8, 16)), (1, 4, 4), (2, 4, 2)),
+        (
+            lambda y, x: rows(spread(y.permute(2, 0, 1, 3).flatten(1, 3), 1).view(x.shape[2], 8, -1)),
+            (1, 4, 2),
+            (2, 2, 2),
+        ),
+        (lambda y, x: rows(spread(y.permute(2, 0, 1, 3).flatten(1, 3), 1).view(4, 2, 8)), (2, 4, 1), (1, 4, 2)),
+        (lambda y, x: rows(spread(y.permute(2, 1, 0, 3).flatten()).view(x.shape[0], 8, -1)), (4, 4, 2), (1, 4, 2)),
+    ],
+)
+def test_a_view_parts_flattened_images_in_the_order_of_the_example(op, example, other):
+    refuses(*narrowed(op, [example]), [example], [other])
+
+
+@pytest.mark.parametrize(
+    ("op", "example", "other"),
+    [
+        (lambda y, x: total(y.flatten() + y.transpose(0, 1).flatten()), (1, 4, 1), (2, 4, 1)),
+        (lambda y, x: total(y.flatten(1, 2) + y.transpose(1, 2).flatten(1, 2)), (2, 1, 4), (2, 4, 4)),
+        (lambda y, x: total(torch.where(y.flatten() > 0.1, 1, y.permute(1, 0, 2, 3).ravel())), (1, 4, 1), (2, 4, 1)),
+        (
+            lambda y, x: total(torch.stack([y.flatten(1, 2), y.mT.mT.transpose(1, 2).flatten(1, 2)]).softmax(0)),
+            (2, 1, 4),
+            (2, 4, 4),
+        ),
+        (lambda y, x: total(y.flatten(1, 2).mT @ y.transpose(1, 2).flatten(1, 2)), (2, 1, 4), (2, 4, 4)),
+        (
+            lambda y, x: total(torch.einsum("bij,bik->bjk", y.flatten(1, 2), y.transpose(1, 2).flatten(1, 2))),
+            (2, 1, 4),
+            (2, 4, 4),
+        ),
+        (lambda y, x: total(F.cosine_similarity(y.flatten(1), nn.Flatten()(y.flatten(2).mT))), (2, 1, 1), (2, 1, 4)),
+    ],
+)
+def test_axes_that_are_flattened_in_other_orders_meet_at_the_size_of_the_example_only(op, example, other):
+    """A single row or image has the same channels at each place, whatever lies in front."""
+    refuses(*narrowed(op, [example]), [example], [other])
+
+
+def test_the_length_of_another_input_is_no_batch():
+    snapped, narrow = narrowed(
+        lambda y, x, z: rows(spread(y.flatten()).view(z.shape[0], 8, -1)), [(2, 4, 2), (2, 1, 1)]
+    )
+    refuses(snapped, narrow, [(2, 4, 2), (2, 1, 1)], [(2, 4, 2), (4, 1, 1)])
+
+
+def refuses(snapped, narrow, example, other):
+    given, others = tuple(map(images, example)), tuple(map(images, other))
+    torch.testing.assert_close(narrow(*given), snapped(*given), rtol=1e-9, atol=1e-12)  # rounding of float64
+    assert snapped(*others).isfinite().all()
+    with pytest.raises(SpecialisedError, match="capture again"):
+        narrow(*others)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda y, x: total(y.flatten(1) * y.relu().flatten(1).sigmoid()),
+        lambda y, x: total(y.flatten() + y.flatten().softmax(0)),
+        lambda y, x: total(spread(y.flatten(1), 1).view(y.shape[0], 8, -1).amax(1)),
+        lambda y, x: total(y.flatten(2).mT.flatten(1) + y.permute(0, 2, 3, 1).flatten(1)),
+        lambda y, x: total(F.cosine_similarity(y.flatten(1), y.sin().flatten(1))),
+        lambda y, x: total(y.flatten(1).roll(1, 0).flip(0) * y.flatten(1)),
+    ],
+)
+def test_axes_that_are_flattened_alike_meet_at_any_size(op):
+    snapped, narrow = narrowed(op, [(2, 4, 1)])
+    for size in ((2, 4, 1), (3, 2, 5), (1, 1, 1)):
+        x = images(size)
+        torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)  # rounding of float64
+
+
+def test_a_squeeze_before_an_extreme_keeps_its_channels():
+    """The largest of a vector comes with its place: the result is no tensor whose axes count."""
+    net = Net(lambda s, x: s.b(s.a(x).squeeze().max(-1)[0][..., None]), a=linear(3, 2), b=linear(1, 2)).double().eval()
+    x = torch.rand(4, 1, 3, dtype=torch.float64)
+    plan = fxprune.plan(fxprune.couple(net, x), widths={"a.weight": 1})
+    snapped = fxprune.snap(net, plan)
+    torch.testing.assert_close(fxprune.narrow(snapped, plan)(x), snapped(x), rtol=1e-9, atol=0)  # rounding of float64
+
+
+def order_of(op, shape):
+    coupling = fxprune.couple(
+        Net(lambda s, x: op(s.a(x)).sum(), a=conv(3, 8)).eval(), torch.rand(shape[0], 3, *shape[1:])
+    )
+    orders, node = (
+        AxisOrders(coupling),
+        next(iter(coupling.graph_module.graph.find_nodes(op="call_method", target="sum"))),
+    )
+    given = node.all_input_nodes[0]
+    return [(orders.side(order), len(order or ())) for order in (orders.of(given, dim) for dim in orders.mixed(given))]
+
+
+@pytest.mark.parametrize(
+    ("op", "wanted"),
+    [
+        (lambda y: y.flatten(1), [("front", 3)]),
+        (lambda y: y.transpose(1, 3).flatten(1), [("behind", 3)]),
+        (lambda y: y.flatten(), [("", 4)]),
+        (lambda y: y.flatten(1).relu()[None].transpose(1, 2), [("front", 3)]),
+        (lambda y: torch.frexp(y.flatten(1))[0], [("", 0)]),
+        (lambda y: y.reshape(y.shape[0] * 8 * 2, -1), [("", 1)]),
+        (lambda y: y.mean((2, 3), keepdim=True).flatten(1), []),
+    ],
+)
+def test_an_order_tells_on_which_side_of_positions_channels_are(op, wanted):
+    assert order_of(op, (2, 4, 4)) == wanted
+    if wanted != [("", 1)]:
+        assert order_of(op, (1, 1, 1)) == wanted
