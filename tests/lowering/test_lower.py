@@ -43,6 +43,14 @@ class Hooked(nn.Conv2d):
         self.register_forward_hook(lambda _, __, y: y * 2)
 
 
+def padded_around(layer):
+    """A convolution whose own padding an image generator replaces, as for textures that tile."""
+    layer._conv_forward = lambda x, weight, bias: nn.functional.conv2d(
+        nn.functional.pad(x, (1, 1, 0, 0), mode="circular"), weight, bias
+    )
+    return layer
+
+
 LAYERS = {
     "norm": (L.LayerNorm2d(8), set()),
     "group norm": (L.GroupNorm1(8), {"torch.nn.GroupNorm"}),
@@ -57,6 +65,7 @@ LAYERS = {
     "weight norm": (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 4, 3)), set()),
     "own parameter": (nn.Sequential(nn.Flatten(), Learned(288)), {"torch.nn.Flatten"}),
     "hook": (Hooked(8, 4, 3), set()),
+    "own function": (padded_around(nn.Conv2d(8, 4, 3)), set()),
 }
 
 

@@ -69,3 +69,29 @@ def test_what_sees_the_input_of_a_shared_layer_gets_no_factor(name):
     model = Language(16, nn.LayerNorm).double().eval()
     CHANGED[name](model.head)
     assert "table.weight" not in fxprune.couple(model, (index,)).groups
+
+
+class Autoencoder(nn.Module):
+    """A convolution whose weight also goes back to the input; its own function may bound what goes in."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.encode, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        code = self.encode(self.stem(x))
+        return self.head(F.conv2d(code, self.encode.weight.transpose(0, 1)))
+
+
+def bounded(x, weight, bias):
+    return F.conv2d(x.tanh(), weight, bias)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_function_of_a_layer_s_own_sees_its_input(own):
+    model, x = Autoencoder().double().eval(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    if own:
+        model.encode._conv_forward = bounded
+    snapped, narrow = halved(model, (x,))
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64: sums of two columns

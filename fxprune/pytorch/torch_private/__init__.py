@@ -63,6 +63,7 @@ from .modules import (
     pruned_name,
     put_innermost,
     recurrent_functions,
+    replaces_code,
     step_hooks_of,
     tensor_tables,
 )

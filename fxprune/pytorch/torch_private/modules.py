@@ -38,6 +38,15 @@ def backward_hooks_of(module: nn.Module) -> list[Any]:
     return [*module._backward_pre_hooks.values(), *module._backward_hooks.values()]
 
 
+def replaces_code(module: nn.Module) -> bool:
+    """Tell whether a module has functions of its own in place of its class's, or hooks of its calls.
+
+    These are ``forward`` and what the ``forward`` of the class may call: ``_conv_forward`` of a convolution.
+    """
+    own = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    return own or bool(hooks_of(module))
+
+
 def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the mutable tables of a module's own parameters and buffers, by name."""
     return module._parameters, module._buffers
