@@ -110,7 +110,8 @@ def _difference(pair: Pair, inputs: Inputs, eval_only: bool) -> Difference:
     always = _in_eval(pair, inputs)
     if always or eval_only:
         return Difference(always, hopeless=always.startswith((KEEPS, TELLS)), unasked=bool(pair.programs.unasked))
-    always, unknown = difference_under_autocast(pair, inputs)
+    with preserved(pair.model):
+        always, unknown = difference_under_autocast(pair, inputs)
     if always:
         return Difference(always)
     if noise := noise_in_weights(pair):
