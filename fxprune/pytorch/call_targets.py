@@ -21,6 +21,7 @@ from fxprune.pytorch.torch_private import (
     VERSION,
     ConvNd,
     OpOverload,
+    is_of_torch,
     is_torch,
     op_arguments,
     op_name,
@@ -293,8 +294,3 @@ def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
         ours = is_torch(type(module).__module__) and not is_shaped(module)
         return ours and next(module.parameters(), None) is not None
     return node.target is F.multi_head_attention_forward
-
-
-def is_of_torch(module: nn.Module) -> bool:
-    """Tell whether all code of a module is PyTorch's: no class of another package, no script."""
-    return not isinstance(module, torch.jit.ScriptModule) and all(is_torch(x.__module__) for x in type(module).__mro__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,14 +86,16 @@ class Autoencoder(nn.Module):
         return self.head(F.conv2d(code, self.encode.weight.transpose(0, 1)))
 
 
-def bounded(x, weight, bias):
+def bounded(layer, x, weight, bias):
     return F.conv2d(x.tanh(), weight, bias)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_a_function_of_a_layer_s_own_sees_its_input(own):
+@pytest.mark.parametrize("owner", ["nobody", "layer", "class"])
+def test_a_replaced_function_of_a_layer_sees_its_input(owner, monkeypatch):
     model, x = Autoencoder().double().eval(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    if own:
-        model.encode._conv_forward = bounded
+    if owner == "layer":
+        model.encode._conv_forward = functools.partial(bounded, None)
+    if owner == "class":
+        monkeypatch.setattr(nn.Conv2d, "_conv_forward", bounded)
     snapped, narrow = halved(model, (x,))
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64: sums of two columns

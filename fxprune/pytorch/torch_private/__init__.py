@@ -57,6 +57,7 @@ from .modules import (
     hooks_of,
     is_flat_parameter,
     is_fully_sharded,
+    is_of_torch,
     is_sharded,
     layer_table,
     non_persistent_buffers,
