@@ -82,6 +82,26 @@ def test_foreign_layers_become_layers_of_pytorch(name):
     assert (found.always, found.in_training) == ("", "")
 
 
+class Tied(nn.Module):
+    """A weight that is computed in its layer, and again for the way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.there = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 4, 1))
+
+    def forward(self, x):
+        return nn.functional.conv_transpose2d(self.there(x), self.there.weight)
+
+
+def test_a_part_of_a_layer_that_is_replaced_may_be_called_alone():
+    model = Tied().eval()
+    captured = capture(model, (X,))
+    lowered = lower(captured, (X,))
+    assert {"there", "there.parametrizations.weight"} <= {node.target for node in captured.graph.nodes}
+    assert not lowered.graph.find_nodes(op="call_module")
+    assert torch.equal(lowered(X), model(X))
+
+
 @pytest.mark.parametrize("layer", [L.DropPath(0.4), torchvision.ops.StochasticDepth(0.4, "row")], ids=["timm", "tv"])
 def test_dropped_samples_stay_random(layer):
     lowered = lower(capture(nn.Sequential(layer), (X,)), (X,)).train()
