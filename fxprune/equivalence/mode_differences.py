@@ -127,7 +127,7 @@ def _error(a: Tensor, b: Tensor) -> float:
 
 
 def gradients_differ(pair: Pair, inputs: Inputs) -> bool:
-    """Tell whether a graph that lacks the modes of its model sends gradients elsewhere, in eval mode."""
+    """Tell whether a graph sends gradients elsewhere than its model does, in eval mode."""
     try:
         wanted, found = (_gradients(pair.copy(each), inputs) for each in (pair.model, pair.module))
     except Exception:  # only where both run, one may be wrong
@@ -139,7 +139,7 @@ def gradients_differ(pair: Pair, inputs: Inputs) -> bool:
 
 
 def _gradients(network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """Return the gradients of one number that depends on all outputs, by the name of a parameter or input."""
+    """Return gradients of a number of all outputs, by the name of a parameter or input."""
 
     def leaf(x: Tensor) -> Tensor:
         return x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex())

@@ -75,7 +75,7 @@ def _is_foreign(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _install(module: fx.GraphModule, path: str, lowered: fx.GraphModule) -> None:
-    """Put the layers and tensors of a lowered layer in place of the layer, beside what others read inside of it."""
+    """Put a lowered layer in place of the layer, beside what others read inside of it."""
     targets = {str(node.target) for node in module.graph.nodes if node.op in ("call_module", "get_attr")}
     inside = {target: attrgetter(target)(module) for target in targets if target.startswith(f"{path}.")}
     holder = nn.Module()

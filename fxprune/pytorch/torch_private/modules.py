@@ -53,7 +53,7 @@ def is_of_torch(module: nn.Module) -> bool:
 
 
 def replaces_code(module: nn.Module) -> bool:
-    """Tell whether a module has functions of its own in place of its class's, or hooks of its calls.
+    """Tell whether a module replaces functions of its class, or has hooks of its calls.
 
     These are ``forward`` and what the ``forward`` of the class may call: ``_conv_forward`` of a convolution.
     """
