@@ -11,7 +11,7 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
-_CACHE: Any = type(functools.lru_cache(len))
+CACHE: Any = type(functools.lru_cache(len))  # the class of functions that keep their results
 
 
 def is_a(value: Any, kinds: Any) -> bool:
@@ -64,7 +64,7 @@ def held_by(value: Any) -> list[Any]:
     Python has them in order of use, each from its key on; a hit changes that order alone.
     """
     held = gc.get_referents(value)
-    if not is_a(value, _CACHE):
+    if not is_a(value, CACHE):
         return held
     kind, *held = held
     end = next((place for place, each in enumerate(held) if _is_table(each)), 0)

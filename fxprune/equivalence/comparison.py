@@ -33,7 +33,7 @@ from .autocast import difference_under_autocast
 from .example_values import changed, doubled_on_meta, values_of
 from .layer_difference import first_layer
 from .meta_comparison import are_shown_equal
-from .mode_differences import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
+from .mode_differences import GRADIENTS, IN_EVAL, IN_TRAINING, Mode, gradients_differ, modes_that_differ
 from .observation import Observation, compare, observe, try_to_observe
 from .pair import Pair
 from .preservation import preserved
@@ -110,7 +110,8 @@ def _difference(pair: Pair, inputs: Inputs, eval_only: bool) -> Difference:
     always = _in_eval(pair, inputs)
     if always or eval_only:
         return Difference(always, hopeless=always.startswith((KEEPS, TELLS)), unasked=bool(pair.programs.unasked))
-    always, unknown = difference_under_autocast(pair, inputs)
+    with preserved(pair.model):
+        always, unknown = difference_under_autocast(pair, inputs)
     if always:
         return Difference(always)
     if noise := noise_in_weights(pair):
@@ -123,6 +124,8 @@ def _difference(pair: Pair, inputs: Inputs, eval_only: bool) -> Difference:
         in_training = only_the_model_asks(pair.programs.unasked)
     may_differ = (pair.may_ask_modes or pair.asks_modes or pair.programs.needs_numbers) and not pair.exported
     modes = modes_that_differ(pair, inputs, certain=pair.asks_modes) if may_differ else []
+    if pair.exported and gradients_differ(pair, inputs):
+        modes.append(GRADIENTS)
     return Difference("", in_training, "; ".join(filter(None, (unknown, why))), modes=tuple(modes))
 
 

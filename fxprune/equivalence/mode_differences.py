@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fxprune.arguments.inputs import Inputs, as_meta
+from fxprune.arguments.inputs import Inputs, as_meta, run_on, tensors_of
 from fxprune.pytorch.modes import set_autocast
+from fxprune.pytorch.torch_private import pytree
 
-from .observation import compare, try_to_observe
+from .observation import compare, leaves_of, seed_all, try_to_observe
 from .pair import Pair
 
 
@@ -123,3 +124,36 @@ def _are_apart(wanted: list[Any], found: list[Any]) -> bool:
 def _error(a: Tensor, b: Tensor) -> float:
     x, y = (each.double().nan_to_num(0, 0, 0) for each in (a, b))
     return float((x - y).abs().max() / x.abs().max().clamp_min(1e-30))
+
+
+def gradients_differ(pair: Pair, inputs: Inputs) -> bool:
+    """Tell whether a graph sends gradients elsewhere than its model does, in eval mode."""
+    try:
+        wanted, found = (_gradients(pair.copy(each), inputs) for each in (pair.model, pair.module))
+    except Exception:  # only where both run, one may be wrong
+        return False
+    largest = max((float(x.abs().max()) for x in wanted.values() if x.numel()), default=0.0)
+    # Below are what sums leave of zeros.
+    pairs = [(wanted[name], found[name]) for name in wanted.keys() & found.keys() if wanted[name].numel()]
+    return any(_error(a, b) > 1e-3 and float((a - b).abs().max()) > 1e-6 * largest for a, b in pairs)
+
+
+def _gradients(network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    """Return gradients of a number of all outputs, by the name of a parameter or input."""
+
+    def leaf(x: Tensor) -> Tensor:
+        return x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex())
+
+    given: Inputs = pytree.tree_map_only(Tensor, leaf, inputs)
+    seed_all()
+    with torch.enable_grad():
+        # Copies, to which a network may write.
+        outputs = leaves_of(run_on(network, pytree.tree_map_only(Tensor, Tensor.clone, given)))
+        outputs = [each for each in outputs if isinstance(each, Tensor) and each.requires_grad]
+        number = sum((torch.view_as_real(x) if x.is_complex() else x).sin().sum() for x in outputs)
+        sources = {str(place): x for place, x in enumerate(tensors_of(given))} | dict(network.named_parameters())
+        sources = {name: x for name, x in sources.items() if x.requires_grad}
+        if not isinstance(number, Tensor) or not sources:
+            return {name: torch.zeros_like(x) for name, x in sources.items()}
+        found = torch.autograd.grad(number, [*sources.values()], allow_unused=True, materialize_grads=True)
+    return dict(zip(sources, found, strict=True))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from fxprune.common.objects import are_same, is_a, table_of
+from fxprune.common.objects import CACHE, are_same, held_by, is_a, table_of
 
 from .contents import attributes_of, is_own, kinds_of, reached
 
@@ -160,6 +160,8 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
             inside, restores = members_of(value), [_of_sequence(value, always)]
         elif type(value) is tuple:
             inside = [*value]
+        elif is_a(value, CACHE):
+            inside, restores = [], [_of_cache(value)]
         elif is_a(value, contextvars.ContextVar):
             inside, restores = [value.get(None)], [_of_context(value)]
         elif type(value) in (types.SimpleNamespace, threading.local) or is_own(type(value)):
@@ -183,6 +185,21 @@ def _of_table(table: dict[Any, Any], always: bool) -> Callable[[], None]:
             refill(table, zip(keys, values, strict=True))
 
     return restore
+
+
+def _of_cache(function: Any) -> Callable[[], None]:
+    before = _results_in(function)
+
+    def restore() -> None:
+        if any(_is_new(value, before) for value in _results_in(function)):
+            function.cache_clear()
+
+    return restore
+
+
+def _results_in(function: Any) -> list[Any]:
+    """List what a function keeps, among it its results: an unbounded one has them in a table."""
+    return [each for held in held_by(function) for each in (held.values() if type(held) is dict else (held,))]
 
 
 def _slots(value: Any) -> list[types.MemberDescriptorType]:

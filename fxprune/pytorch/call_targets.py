@@ -17,7 +17,17 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.pytorch.layer_sizes import is_shaped
-from fxprune.pytorch.torch_private import VERSION, ConvNd, OpOverload, hooks_of, is_torch, op_arguments, op_name, pytree
+from fxprune.pytorch.torch_private import (
+    VERSION,
+    ConvNd,
+    OpOverload,
+    is_of_torch,
+    is_torch,
+    op_arguments,
+    op_name,
+    pytree,
+    replaces_code,
+)
 
 CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]
@@ -192,7 +202,7 @@ def runs_own_code(node: fx.Node) -> bool:
     if node.op != "call_module" or node.graph.owning_module is None:
         return False
     layer = node.graph.owning_module.get_submodule(str(node.target))
-    return not is_of_torch(layer) or "forward" in vars(layer) or bool(hooks_of(layer))
+    return not is_of_torch(layer) or replaces_code(layer)
 
 
 # Reads of sizes, which the rewrite makes numbers, and of other numbers that no width changes.
@@ -281,12 +291,6 @@ def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Tell whether a call has weights inside and states their width in its own way (attention)."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        return (
-            is_torch(type(module).__module__) and not is_shaped(module) and next(module.parameters(), None) is not None
-        )
+        ours = is_torch(type(module).__module__) and not is_shaped(module)
+        return ours and next(module.parameters(), None) is not None
     return node.target is F.multi_head_attention_forward
-
-
-def is_of_torch(module: nn.Module) -> bool:
-    """Tell whether all code of a module is PyTorch's: no class of another package, no script."""
-    return not isinstance(module, torch.jit.ScriptModule) and all(is_torch(x.__module__) for x in type(module).__mro__)

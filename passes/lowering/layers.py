@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from fxprune.capture import EvalOnly, ModeSwitch
-from fxprune.pytorch.torch_private import backward_hooks_of, hooks_of
+from fxprune.pytorch.torch_private import backward_hooks_of, replaces_code
 
 # Classes that hold other layers, are lists of layers, learn their shape later, or have no forward.
 _NOT = (
@@ -34,15 +34,14 @@ NAMES: Mapping[type[nn.Module], str] = {kind: name for name, kind in LAYERS.item
 def layer_name(layer: nn.Module) -> str | None:
     """Name the class of a layer in the closed list; None if it is not in it.
 
-    A layer with hooks or a forward of its own is not of its class.
+    A layer with hooks or functions of its own is not of its class.
     """
     return NAMES[type(layer)] if is_plain_layer(layer) else None
 
 
 def is_plain_layer(layer: nn.Module) -> bool:
-    """Tell whether a layer is of a listed class, without hooks or a forward of its own."""
-    own = "forward" in vars(layer) or hooks_of(layer) or backward_hooks_of(layer)
-    return type(layer) in NAMES and not own
+    """Tell whether a layer is of a listed class, without hooks or functions of its own."""
+    return type(layer) in NAMES and not replaces_code(layer) and not backward_hooks_of(layer)
 
 
 def listed_base(layer: nn.Module) -> type[nn.Module] | None:

@@ -46,9 +46,12 @@ def lower(module: fx.GraphModule, example_inputs: Inputs) -> fx.GraphModule:
     if not foreign:
         return result.eval() if not module.training else result
     values = meta_values(result, example_inputs)
+    outer = tuple(f"{node.target}." for node in foreign if node.op == "call_module")
     layers: dict[str, nn.Module] = {}
     lowered: dict[str, fx.GraphModule] = {}
     for node in foreign:
+        if node.op == "call_module" and str(node.target).startswith(outer):
+            continue  # what replaces the layer around it may call it, too
         if node.op == "call_module":
             path = str(node.target)
             if path not in layers:
@@ -72,7 +75,9 @@ def _is_foreign(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _install(module: fx.GraphModule, path: str, lowered: fx.GraphModule) -> None:
-    """Put the layers and tensors of a lowered layer in place of the layer."""
+    """Put a lowered layer in place of the layer, beside what others read inside of it."""
+    targets = {str(node.target) for node in module.graph.nodes if node.op in ("call_module", "get_attr")}
+    inside = {target: attrgetter(target)(module) for target in targets if target.startswith(f"{path}.")}
     holder = nn.Module()
     owner, _, last = path.rpartition(".")
     module.get_submodule(owner).add_module(last, holder)
@@ -84,6 +89,8 @@ def _install(module: fx.GraphModule, path: str, lowered: fx.GraphModule) -> None
             _set(module, f"{path}.{inner}" if inner else path, lowered.get_submodule(str(node.target)))
         else:
             _set(module, f"{path}.{inner}", attrgetter(str(node.target))(lowered))
+    for target, value in inside.items():
+        _set(module, target, value)
 
 
 def _inner(target: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from helpers.networks.middle import IMAGES, Small, drawn
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import capture
 from fxprune.equivalence import observation
 
@@ -116,3 +117,22 @@ def test_gradients_stop_where_they_stop_in_the_model():
 def test_a_graph_that_is_captured_again_keeps_its_blocks(name):
     first = capture(Small(MODES[name]).eval(), (IMAGES,))
     assert capture(first, (IMAGES,)).code.count("with torch.") == first.code.count("with torch.") == 1
+
+
+@pytest.mark.parametrize("name", ["no_grad", "decorated no_grad", "set_grad_enabled", "inference_mode"])
+def test_an_export_without_the_blocks_of_gradients_raises_an_error_where_they_count(name):
+    captured = capture(Small(MODES[name]).eval(), (IMAGES,), ways=["export"])
+    with pytest.raises(SpecialisedError, match=r"is_grad_enabled.*was False"):
+        captured(IMAGES)
+    with torch.no_grad():
+        captured(IMAGES)
+
+
+def test_an_export_sends_gradients_where_nothing_stops_them():
+    model = Small(lambda s, y: y + s.b(y).detach()).eval()
+    captured = capture(model, (IMAGES,), ways=["export"])
+    for network in (model, captured):
+        network.zero_grad()
+        network(IMAGES).sum().backward()
+    # float32, the same operations.
+    torch.testing.assert_close(captured.a.weight.grad, model.a.weight.grad, rtol=1e-5, atol=1e-6)

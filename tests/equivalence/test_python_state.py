@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import decimal
+import functools
 import logging
 import warnings
 
@@ -67,3 +68,27 @@ def test_settings_of_python_are_as_after_any_call():
             assert found == in_python()
     finally:
         logging.root.setLevel(level)
+
+
+def ramp(length, kind):
+    return torch.arange(length).to(kind) / 8
+
+
+bounded, unbounded = functools.lru_cache(4)(ramp), functools.lru_cache(None)(ramp)
+
+
+class Positions(Net):
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x + (unbounded if self.change is None else bounded)(x.shape[3], x.dtype))
+
+
+@pytest.mark.parametrize("change", [None, "bounded"])
+def test_a_function_that_keeps_its_results_keeps_none_of_a_comparison(change):
+    torch.manual_seed(0)
+    net = Positions(change).eval()
+    fxprune.couple(net, IMAGES)
+    assert unbounded.cache_info().currsize == bounded.cache_info().currsize == 0
+    with torch.autocast("cpu"):
+        assert type(net(IMAGES)) is torch.Tensor
+    unbounded.cache_clear(), bounded.cache_clear()

@@ -43,6 +43,14 @@ class Hooked(nn.Conv2d):
         self.register_forward_hook(lambda _, __, y: y * 2)
 
 
+def padded_around(layer):
+    """A convolution whose own padding an image generator replaces, as for textures that tile."""
+    layer._conv_forward = lambda x, weight, bias: nn.functional.conv2d(
+        nn.functional.pad(x, (1, 1, 0, 0), mode="circular"), weight, bias
+    )
+    return layer
+
+
 LAYERS = {
     "norm": (L.LayerNorm2d(8), set()),
     "group norm": (L.GroupNorm1(8), {"torch.nn.GroupNorm"}),
@@ -57,6 +65,7 @@ LAYERS = {
     "weight norm": (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 4, 3)), set()),
     "own parameter": (nn.Sequential(nn.Flatten(), Learned(288)), {"torch.nn.Flatten"}),
     "hook": (Hooked(8, 4, 3), set()),
+    "own function": (padded_around(nn.Conv2d(8, 4, 3)), set()),
 }
 
 
@@ -71,6 +80,26 @@ def test_foreign_layers_become_layers_of_pytorch(name):
     assert all(operator_name(node.target) for node in lowered.graph.nodes if node.op == "call_function")
     found = difference(model, lowered, (X,), stated={RANK})  # which timm's layers ask for
     assert (found.always, found.in_training) == ("", "")
+
+
+class Tied(nn.Module):
+    """A weight that is computed in its layer, and again for the way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.there = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 4, 1))
+
+    def forward(self, x):
+        return nn.functional.conv_transpose2d(self.there(x), self.there.weight)
+
+
+def test_a_part_of_a_layer_that_is_replaced_may_be_called_alone():
+    model = Tied().eval()
+    captured = capture(model, (X,))
+    lowered = lower(captured, (X,))
+    assert {"there", "there.parametrizations.weight"} <= {node.target for node in captured.graph.nodes}
+    assert not lowered.graph.find_nodes(op="call_module")
+    assert torch.equal(lowered(X), model(X))
 
 
 @pytest.mark.parametrize("layer", [L.DropPath(0.4), torchvision.ops.StochasticDepth(0.4, "row")], ids=["timm", "tv"])

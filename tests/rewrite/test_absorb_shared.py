@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,3 +71,31 @@ def test_what_sees_the_input_of_a_shared_layer_gets_no_factor(name):
     model = Language(16, nn.LayerNorm).double().eval()
     CHANGED[name](model.head)
     assert "table.weight" not in fxprune.couple(model, (index,)).groups
+
+
+class Autoencoder(nn.Module):
+    """A convolution whose weight also goes back to the input; its own function may bound what goes in."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.encode, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        code = self.encode(self.stem(x))
+        return self.head(F.conv2d(code, self.encode.weight.transpose(0, 1)))
+
+
+def bounded(layer, x, weight, bias):
+    return F.conv2d(x.tanh(), weight, bias)
+
+
+@pytest.mark.parametrize("owner", ["nobody", "layer", "class"])
+def test_a_replaced_function_of_a_layer_sees_its_input(owner, monkeypatch):
+    model, x = Autoencoder().double().eval(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    if owner == "layer":
+        model.encode._conv_forward = functools.partial(bounded, None)
+    if owner == "class":
+        monkeypatch.setattr(nn.Conv2d, "_conv_forward", bounded)
+    snapped, narrow = halved(model, (x,))
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64: sums of two columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+
+from .operators import is_torch
 
 __all__ = ["BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase"]
 
@@ -36,6 +39,26 @@ def hooks_of(module: nn.Module) -> list[Any]:
 def backward_hooks_of(module: nn.Module) -> list[Any]:
     """List the hooks that see gradients."""
     return [*module._backward_pre_hooks.values(), *module._backward_hooks.values()]
+
+
+def is_of_torch(module: nn.Module) -> bool:
+    """Tell whether all code of a module is PyTorch's: no class of another package, no script.
+
+    Nor is a class of PyTorch's of which a package has replaced a function, as ``nn.Linear.forward``.
+    """
+    kinds = [kind for kind in type(module).__mro__ if kind not in (nn.Module, object)]
+    functions = [each for kind in kinds for each in vars(kind).values() if type(each) is types.FunctionType]
+    origins = [*(kind.__module__ for kind in kinds), *(each.__globals__["__name__"] for each in functions)]
+    return not isinstance(module, torch.jit.ScriptModule) and all(map(is_torch, origins))
+
+
+def replaces_code(module: nn.Module) -> bool:
+    """Tell whether a module replaces functions of its class, or has hooks of its calls.
+
+    These are ``forward`` and what the ``forward`` of the class may call: ``_conv_forward`` of a convolution.
+    """
+    own = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    return own or bool(hooks_of(module))
 
 
 def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
