@@ -12,7 +12,7 @@ from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Job
 
-from ..options import add_options, given_options
+from ..options import add_options, check_written, given_options
 from ..reply import Reply, next_steps, quoted, verify_step
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Reply:
     """Export the network."""
     import fxprune
-    from fxprune.passes.store import check_no_result, folder_aside
+    from fxprune.passes.store import folder_aside
 
     if hasattr(args, "opset") and args.format != "onnx":
         raise OptionError(f"--opset is for --format onnx, not {args.format}.")
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> Reply:
     network = fxprune.load(args.folder)
     example = network.meta["example_inputs"]
     if args.output is not None:
-        check_no_result(args.output)
+        check_written(args, "output")
         return _reply(args, chosen.write(network, example, args.output, args))
     name = chosen.files[-1]
     with folder_aside(args.folder, files=list(chosen.files)) as aside:
