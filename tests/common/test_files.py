@@ -1,0 +1,26 @@
+"""Files are read and removed only where they are what they should be."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from fxprune.common.files import open_plain, remove_parts, written_aside
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_stays_closed(tmp_path):
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError) as caught:
+            open_plain(tmp_path)
+    assert (caught.value.filename, len(os.listdir("/dev/fd"))) == (os.fspath(tmp_path), before)
+
+
+def test_only_temporary_files_of_ours_are_removed(tmp_path):
+    (tmp_path / ".plan.json.mine.part").touch()
+    with written_aside(tmp_path / "plan.json") as aside:
+        left = tmp_path / aside.name.replace(aside.suffixes[-2], ".a_b_c_d_")
+        os.link(aside, left)
+    remove_parts(tmp_path, ["plan.json"])
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", ".plan.json.mine.part"}
