@@ -46,12 +46,12 @@ def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_bounded(path: str | os.PathLike[str]) -> str:
+def read_bounded(path: str | os.PathLike[str], largest: int = LARGEST) -> str:
     """Read the text of a file; raise ValueError if it is too large, or not UTF-8."""
     with open_plain(path) as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST} bytes")
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"it is larger than {largest} bytes")
     return data.decode("utf-8")
 
 

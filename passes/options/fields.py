@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fxprune.common.choices import closest
+from fxprune.common.text import shortened
 from fxprune.errors import OptionError
 
 from .kinds import SCALARS, Word, expected, plain, read
@@ -14,6 +15,8 @@ from .ranges import Range
 
 # The default of an option that must be given.
 MISSING: Any = object()
+# No count or seed reaches it, and the libraries below take none above.
+LIMIT = 2**32
 # Other names for a field, on the command line and in recipes.
 ALIASES: Mapping[str, str] = {"plan": "plan_file"}
 # Field of earlier versions -> the value that changes nothing, which their recipes hold; why the field is gone.
@@ -90,6 +93,8 @@ class Option(NamedTuple):
             shown = value if str(value).strip() else repr(value)
             hint = closest(str(value), self.range.choices)
             raise OptionError(f"`{self.name}` must be {self.range.words}, not {shown}.{hint}")
+        if any(abs(each) >= LIMIT for each in _integers(value)):
+            raise OptionError(f"`{self.name}` must be below 2^32, not {shortened(str(value), 40)}.")
 
     def wrong(self, name: str, shown: str) -> OptionError:
         """Return the error for a value of another type."""
@@ -103,6 +108,12 @@ class Option(NamedTuple):
             with contextlib.suppress(ValueError):
                 return f" Write {float(shown[:-1]) / 100:g}."
         return ""
+
+
+def _integers(value: Any) -> list[int]:
+    """Return the integers in the value of an option."""
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+    return [each for each in values if type(each) is int]
 
 
 def field_name(key: str) -> str:
