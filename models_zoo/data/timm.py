@@ -165,7 +165,24 @@ def _folders(root: Path, mode: str | None) -> tuple[Any, Any]:
             datasets.append(strict(create_dataset("", root=str(root / split), search_split=False), mode))
         except RuntimeError as error:
             raise DataError(f"there are no images in {root / split}: {error}") from error
+        except ValueError as error:  # a superscript is no digit of the numbers by which timm sorts names
+            raise DataError(f"timm cannot sort the names in {root / split}: {error}. Rename these.") from error
+        _check_order(root / split, datasets[-1].reader.class_to_idx)
     return datasets[0], datasets[1]
+
+
+def _check_order(folder: Path, classes: Iterable[str]) -> None:
+    """Raise DataError for classes that timm sorts in another order in each process, so that labels would change."""
+    from timm.utils.misc import natural_key
+
+    by_key: dict[str, str] = {}
+    for name in sorted(classes):
+        other = by_key.setdefault(str(natural_key(name)), name)
+        if other != name:
+            raise DataError(
+                f"the classes `{other}` and `{name}` of {folder} have no order: they differ in capitals or leading "
+                "zeros only. Rename one of them."
+            )
 
 
 def _named(name: str, root: Path, mode: str | None) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -222,3 +223,24 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, damage, workers):
     with pytest.raises(DataError, match=rf"^cannot read the image {bad}: [^\n]*Repair it, or take it away\.$"):
         whole(data.train)
     assert len(whole(data.test)[1]) == 6
+
+
+@pytest.mark.parametrize("names", [("a", "A"), ("1", "01")])
+def test_classes_without_an_order_are_refused(tmp_path, names):
+    root = make_folder(tmp_path, train=names, test=names)
+    with pytest.raises(DataError, match="differ in capitals or leading zeros only"):
+        load_data(str(root))
+
+
+def test_a_name_that_timm_cannot_sort_is_refused(tmp_path):
+    root = make_folder(tmp_path, train=("a", "1\u00b2"), test=("a", "1\u00b2"))
+    with pytest.raises(DataError, match=r"timm cannot sort the names in .*train"):
+        load_data(str(root))
+
+
+@timm_leaves_files_open
+def test_a_pipe_is_no_image(tmp_path):
+    root = make_folder(tmp_path)
+    os.mkfifo(root / "train" / "cat" / "00.png")
+    with pytest.raises(DataError, match=r"cannot read the image .*00\.png: .*Not a regular file"):
+        whole(load_data(str(root)).train)
