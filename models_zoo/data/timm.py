@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fxprune.common.choices import closest
+from fxprune.common.documents import check_value
 from fxprune.errors import DataError, OptionError, kind_and_line
 from fxprune.passes.options import Augment, Images
 
@@ -171,10 +172,16 @@ def _folders(root: Path, mode: str | None) -> tuple[Any, Any]:
     return datasets[0], datasets[1]
 
 
-def _check_order(folder: Path, classes: Iterable[str]) -> None:
+def _check_order(folder: Path, classes: Collection[str]) -> None:
     """Raise DataError for classes that timm sorts in another order in each process, so that labels would change."""
     from timm.utils.misc import natural_key
 
+    try:
+        check_value(list(classes))
+    except ValueError as error:
+        raise DataError(f"a class in {folder} has a name that no result can hold: {error}. Rename it.") from error
+    if "" in classes:
+        raise DataError(f"{folder} holds images outside of the folders of classes: put them into {folder}/CLASS/.")
     by_key: dict[str, str] = {}
     for name in sorted(classes):
         other = by_key.setdefault(str(natural_key(name)), name)

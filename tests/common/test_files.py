@@ -6,7 +6,9 @@ import os
 
 import pytest
 
+from fxprune.common.documents import write_json
 from fxprune.common.files import open_plain, remove_parts, written_aside
+from fxprune.errors import OptionError
 
 
 def test_a_folder_in_the_place_of_a_file_is_named_and_stays_closed(tmp_path):
@@ -24,3 +26,10 @@ def test_only_temporary_files_of_ours_are_removed(tmp_path):
         os.link(aside, left)
     remove_parts(tmp_path, ["plan.json"])
     assert {path.name for path in tmp_path.iterdir()} == {"plan.json", ".plan.json.mine.part"}
+
+
+def test_no_file_is_written_that_could_not_be_read_again(tmp_path):
+    for text in ("a\x07", "\udce9"):
+        with pytest.raises(OptionError, match=r"plan\.json would not be readable: it holds text"):
+            write_json(tmp_path / "plan.json", {"names": [text]})
+    assert not [*tmp_path.iterdir()]

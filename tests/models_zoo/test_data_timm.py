@@ -232,6 +232,20 @@ def test_classes_without_an_order_are_refused(tmp_path, names):
         load_data(str(root))
 
 
+def test_an_image_without_a_class_is_refused(tmp_path):
+    root = make_folder(tmp_path)
+    (root / "val" / "cat" / "0.png").rename(root / "val" / "0.png")
+    with pytest.raises(DataError, match="val holds images outside of the folders of classes"):
+        load_data(str(root))
+
+
+@pytest.mark.parametrize("name", ["a\x07", "\udce9"])
+def test_a_class_whose_name_no_result_can_hold_is_refused(tmp_path, name):
+    root = make_folder(tmp_path, train=("b", name), test=("b", name))
+    with pytest.raises(DataError, match=r"a class in .*train has a name that no result can hold: it holds text "):
+        load_data(str(root))
+
+
 def test_a_name_that_timm_cannot_sort_is_refused(tmp_path):
     root = make_folder(tmp_path, train=("a", "1\u00b2"), test=("a", "1\u00b2"))
     with pytest.raises(DataError, match=r"timm cannot sort the names in .*train"):
