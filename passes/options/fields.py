@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -93,7 +94,18 @@ class Option(NamedTuple):
             shown = value if str(value).strip() else repr(value)
             hint = closest(str(value), self.range.choices)
             raise OptionError(f"`{self.name}` must be {self.range.words}, not {shown}.{hint}")
-        if any(abs(each) >= LIMIT for each in _integers(value)):
+        self._check_recordable(value)
+
+    def _check_recordable(self, value: Any) -> None:
+        """Raise OptionError for an integer or a text that neither the libraries nor our files hold."""
+        from fxprune.common.documents import check_value  # not for --help
+
+        inside = _inside(value)
+        try:
+            check_value([os.fspath(each) for each in inside if isinstance(each, str | os.PathLike)])
+        except ValueError as error:
+            raise OptionError(f"`{self.name}` cannot be recorded: {error}. Use another name.") from error
+        if any(abs(each) >= LIMIT for each in inside if type(each) is int):
             raise OptionError(f"`{self.name}` must be below 2^32, not {shortened(str(value), 40)}.")
 
     def wrong(self, name: str, shown: str) -> OptionError:
@@ -110,10 +122,11 @@ class Option(NamedTuple):
         return ""
 
 
-def _integers(value: Any) -> list[int]:
-    """Return the integers in the value of an option."""
-    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
-    return [each for each in values if type(each) is int]
+def _inside(value: Any) -> list[Any]:
+    """List what the value of an option holds."""
+    if isinstance(value, Mapping):
+        return [*value, *value.values()]
+    return [*value] if isinstance(value, list | tuple) else [value]
 
 
 def field_name(key: str) -> str:

@@ -198,3 +198,13 @@ def test_an_error_is_one_line_whatever_it_names(capsys, words):
         code = error.code
     *_, line = capsys.readouterr().err.removesuffix("\n").split("\n")
     assert (code, line.startswith("fxprune"), "\\n\\x1b[31m" in line, line.isprintable()) == (2, True, True, True)
+
+
+@pytest.mark.parametrize("option", ["--data", "--output", "--only"])
+@pytest.mark.parametrize("text", ["a\x1b[31m", "a\udce9"])
+def test_an_option_that_no_recipe_could_repeat_is_refused(capsys, place, option, text):
+    before = left(place)
+    with pytest.raises(SystemExit):
+        main([*SMALL.split(), option, text])
+    assert f"`{option[2:]}` cannot be recorded: it holds text " in capsys.readouterr().err
+    assert left(place) == before
