@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxprune.common.addresses import HUB, MODELS, has_own_classes
@@ -57,6 +58,13 @@ def flags_of(values: Mapping[str, Any]) -> str:
         if value is not True:
             words += map(str, value if isinstance(value, (list, tuple)) else [value])
     return shlex.join(words)
+
+
+def as_path(text: str) -> Path:
+    """Read the name of a folder or a file; raise ArgumentTypeError for an empty one, not the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name; the current folder is `.`")
+    return Path(text)
 
 
 def check_written(args: argparse.Namespace, *names: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Job
 
-from ..options import add_options, check_written, given_options
+from ..options import add_options, as_path, check_written, given_options
 from ..reply import Reply, next_steps, quoted, verify_step
 
 if TYPE_CHECKING:
@@ -81,9 +81,11 @@ TIMM = "timm"  # a folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of `fxprune compress` or `fxprune.save`, a format, and a file."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
+    parser.add_argument("folder", metavar="DIR", type=as_path, help="what `fxprune compress` or `fxprune.save` wrote")
     parser.add_argument("--format", choices=[*FORMATS, TIMM], default="onnx", help="default: %(default)s")
-    parser.add_argument("-o", "--output", metavar="PATH", type=Path, help="file, or folder for timm (default: in DIR)")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", type=as_path, help="file, or folder for timm (default: in DIR)"
+    )
     add_options(parser, Job, only={"opset"})
 
 

@@ -129,6 +129,7 @@ BAD = [
     ("verify absent", ["absent", "not a saved network"]),
     ("export empty", ["empty", "not a saved network"]),
     ("bench empty", ["empty"]),
+    ("bench empty --batch 4294967296", ["batch sizes are 1 or more, and below 2^32, not 4294967296"]),
     ("report empty", ["empty", "not a saved network"]),
 ]
 
@@ -208,3 +209,12 @@ def test_an_option_that_no_recipe_could_repeat_is_refused(capsys, place, option,
         main([*SMALL.split(), option, text])
     assert f"`{option[2:]}` cannot be recorded: it holds text " in capsys.readouterr().err
     assert left(place) == before
+
+
+@pytest.mark.parametrize("words", [["export", "a", "--format", "timm", "-o", ""], ["report", " "], ["verify", ""]])
+def test_an_empty_name_is_not_the_present_folder(capsys, words):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "is no name; the current folder is `.`" in capsys.readouterr().err
+    assert main(["plan", "small", "--data", "", "--keep", "0.5"]) == 2
+    assert "the name of the data is empty" in capsys.readouterr().err

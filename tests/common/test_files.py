@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fxprune.common.documents import write_json
-from fxprune.common.files import open_plain, remove_parts, written_aside
+from fxprune.common.files import open_plain, remove_parts, safetensors_errors, written_aside
 from fxprune.errors import OptionError
 
 
@@ -33,3 +35,8 @@ def test_no_file_is_written_that_could_not_be_read_again(tmp_path):
         with pytest.raises(OptionError, match=r"plan\.json would not be readable: it holds text"):
             write_json(tmp_path / "plan.json", {"names": [text]})
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_full_disk_is_an_error_of_the_disk_in_safetensors_too(tmp_path):
+    with pytest.raises(FileNotFoundError), safetensors_errors(tmp_path / "none" / "w.safetensors"):
+        save_file({"w": torch.ones(1)}, tmp_path / "none" / "w.safetensors")
