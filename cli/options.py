@@ -61,14 +61,14 @@ def flags_of(values: Mapping[str, Any]) -> str:
 
 
 def as_path(text: str) -> Path:
-    """Read the name of a folder or a file; raise ArgumentTypeError for an empty one, not the current folder."""
+    """Read the name of a folder or a file; raise ArgumentTypeError for an empty one."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is no name; the current folder is `.`")
     return Path(text)
 
 
 def check_written(args: argparse.Namespace, *names: str) -> dict[str, str]:
-    """Return the files that these options name, if any; raise OptionError for one that must not be replaced."""
+    """Return the files that options name; raise OptionError for one that must stay."""
     given = {name: value for name, value in vars(args).items() if value is not None}
     written = {name: given[name] for name in names if name in given}
     if not written:

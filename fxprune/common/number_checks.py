@@ -21,7 +21,7 @@ def check_numbers(tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise ModelError for the first tensor that holds a NaN, an infinity, or a running variance below 0."""
+    """Raise ModelError for the first NaN, infinity, or running variance below 0."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and tensor.itemsize == 1:  # PyTorch asks none of 8 bits
             tensor = tensor.float()

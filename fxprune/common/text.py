@@ -48,7 +48,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape letters that end a line, or move or hide what a terminal shows, as the names in a stranger's file may."""
+    """Escape letters that end a line, or that a terminal obeys, as in a stranger's names."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

@@ -173,7 +173,7 @@ def _folders(root: Path, mode: str | None) -> tuple[Any, Any]:
 
 
 def _check_order(folder: Path, classes: Collection[str]) -> None:
-    """Raise DataError for classes that timm sorts in another order in each process, so that labels would change."""
+    """Raise DataError for classes that timm numbers differently in each process."""
     from timm.utils.misc import natural_key
 
     try:

@@ -1,4 +1,4 @@
-"""What a job reads: detect that it is finished already, and that its results would replace its input."""
+"""Compare what a job reads with what its folder holds: nothing is done twice or lost."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
 
 
 def check_input_stays(job: Job | FoldJob) -> None:
-    """Raise OptionError if the results would replace the network or the weights that the job reads.
+    """Raise OptionError if the results would replace the network that the job reads.
 
     The wide network stays what it is where it is not trained.
     """

@@ -118,7 +118,7 @@ def check_target(target: Path, files: Sequence[str]) -> Manifest:
 
 
 def check_no_result(path: str | os.PathLike[str], reads: Iterable[object] = ()) -> None:
-    """Raise OptionError for a file that a user names and that cannot be written, or must not be replaced.
+    """Raise OptionError for a named file that cannot be written, or must not be replaced.
 
     These are links, pipes and devices, files that the command reads, and files of a folder of results.
 
