@@ -102,8 +102,10 @@ def _say_as_json(command: str | None, kind: type, message: str, code: int) -> No
 
 
 def _fail(message: str, code: int) -> int:
+    from fxprune.common.text import printable
+
     number = process_number()
-    print(f"fxprune{f' (process {number})' if number else ''}: {message}", file=sys.stderr)
+    print(f"fxprune{f' (process {number})' if number else ''}: {printable(message)}", file=sys.stderr)
     return code
 
 
@@ -112,12 +114,14 @@ def _plain_warnings() -> Iterator[None]:
     """Print our warnings as one line each, without the line of our code that gave it."""
     import warnings
 
+    from fxprune.common.text import printable
+
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
             if category.__module__ == FxpruneError.__module__:
-                print(f"fxprune: warning: {message}", file=sys.stderr, flush=True)
+                print(f"fxprune: warning: {printable(str(message))}", file=sys.stderr, flush=True)
             else:
                 shown(message, category, *place, **more)
 
@@ -198,10 +202,12 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, line.removesuffix("."))
 
     def error(self, message: str) -> NoReturn:
+        from fxprune.common.text import printable
+
         end = "" if message.endswith("?") else "."
         if self.wants_json:
             _say_as_json(self.prog.partition(" ")[2] or None, OptionError, f"{message}{end}", 2)
-        self.exit(2, f"{self.prog}: {message}{end} See `{self.prog} --help`.\n")
+        self.exit(2, f"{self.prog}: {printable(message)}{end} See `{self.prog} --help`.\n")
 
 
 class _Command(_Parser):

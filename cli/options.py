@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxprune.common.addresses import HUB, MODELS, has_own_classes
@@ -56,6 +58,30 @@ def flags_of(values: Mapping[str, Any]) -> str:
         if value is not True:
             words += map(str, value if isinstance(value, (list, tuple)) else [value])
     return shlex.join(words)
+
+
+def as_path(text: str) -> Path:
+    """Read the name of a folder or a file; raise ArgumentTypeError for an empty one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name; the current folder is `.`")
+    return Path(text)
+
+
+def check_written(args: argparse.Namespace, *names: str) -> dict[str, str]:
+    """Return the files that options name; raise OptionError for one that must stay."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    written = {name: given[name] for name in names if name in given}
+    if not written:
+        return {}
+    from fxprune.passes.store import check_no_result
+
+    others = [value for name, value in given.items() if name not in names]
+    for name, path in written.items():
+        check_no_result(path, others)
+        same = [each for each in written if os.path.realpath(written[each]) == os.path.realpath(path)]
+        if same != [name]:
+            raise OptionError(f"{path} is to be written by {' and by '.join(f'--{each}' for each in same)}: name two.")
+    return written
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from ..options import as_path
 from ..reply import Reply, export_step, next_steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of `fxprune compress`, and batch sizes."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` wrote")
+    parser.add_argument("folder", metavar="DIR", type=as_path, help="what `fxprune compress` wrote")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64], metavar="N", help="default: 1 8 64")
 
 

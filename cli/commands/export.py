@@ -12,7 +12,7 @@ from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Job
 
-from ..options import add_options, given_options
+from ..options import add_options, as_path, check_written, given_options
 from ..reply import Reply, next_steps, quoted, verify_step
 
 if TYPE_CHECKING:
@@ -81,16 +81,18 @@ TIMM = "timm"  # a folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of `fxprune compress` or `fxprune.save`, a format, and a file."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
+    parser.add_argument("folder", metavar="DIR", type=as_path, help="what `fxprune compress` or `fxprune.save` wrote")
     parser.add_argument("--format", choices=[*FORMATS, TIMM], default="onnx", help="default: %(default)s")
-    parser.add_argument("-o", "--output", metavar="PATH", type=Path, help="file, or folder for timm (default: in DIR)")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", type=as_path, help="file, or folder for timm (default: in DIR)"
+    )
     add_options(parser, Job, only={"opset"})
 
 
 def run(args: argparse.Namespace) -> Reply:
     """Export the network."""
     import fxprune
-    from fxprune.passes.store import check_no_result, folder_aside
+    from fxprune.passes.store import folder_aside
 
     if hasattr(args, "opset") and args.format != "onnx":
         raise OptionError(f"--opset is for --format onnx, not {args.format}.")
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> Reply:
     network = fxprune.load(args.folder)
     example = network.meta["example_inputs"]
     if args.output is not None:
-        check_no_result(args.output)
+        check_written(args, "output")
         return _reply(args, chosen.write(network, example, args.output, args))
     name = chosen.files[-1]
     with folder_aside(args.folder, files=list(chosen.files)) as aside:

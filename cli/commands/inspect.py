@@ -13,7 +13,7 @@ from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
 from ..loading import load_libraries
-from ..options import add_network, add_outputs, check_network_sizes, flags_of, network_from, sizes_of
+from ..options import add_network, add_outputs, check_network_sizes, check_written, flags_of, network_from, sizes_of
 from ..reply import Reply, columns
 
 if TYPE_CHECKING:
@@ -42,13 +42,10 @@ def run(args: argparse.Namespace) -> Reply:
     import fxprune
     from fxprune.common.files import write_text
     from fxprune.passes.inspection import group_names, inspect_coupling
-    from fxprune.passes.store import check_no_result
 
-    paths = {name: path for name in ("html", *GRAPHS) if (path := getattr(args, name)) is not None}
     if args.group is not None and args.all:
         raise OptionError("--group shows one group, and --all every one; give one of them.")
-    for path in paths.values():
-        check_no_result(path)
+    paths = check_written(args, "html", *GRAPHS)
     network = network_from(args)
     phase("couple")
     coupling = fxprune.couple(network.model, network.example, outputs=args.outputs)

@@ -12,7 +12,7 @@ import shlex
 from fxprune.common.progress import phase
 from fxprune.passes.options import Target, options_of
 
-from ..options import add_network, add_options, flags_of, given_options, network_from, sizes_of
+from ..options import add_network, add_options, check_written, flags_of, given_options, network_from, sizes_of
 from ..reply import Reply
 
 # The options of a target that times depend on.
@@ -32,10 +32,7 @@ def run(args: argparse.Namespace) -> Reply:
 
     # Any share makes the other options those of a budget of time.
     target = Target(**{"latency": 1.0, **given_options(args, Target)})
-    if args.output is not None:
-        from fxprune.passes.store import check_no_result
-
-        check_no_result(args.output)
+    check_written(args, "output")
     import fxprune
 
     network = network_from(args)

@@ -18,7 +18,7 @@ from fxprune.common.text import fill
 from fxprune.errors import OptionError
 from fxprune.passes.options import Target
 
-from ..options import add_network, add_options, add_outputs, flags_of, given_options, network_and_data
+from ..options import add_network, add_options, add_outputs, check_written, flags_of, given_options, network_and_data
 from ..reply import Reply, columns
 
 
@@ -35,10 +35,7 @@ def run(args: argparse.Namespace) -> Reply:
     target = Target(**given_options(args, Target))
     if target.needs_images and args.data is None:
         raise OptionError(f"`cluster: {target.clusters_by}` needs images without labels: give --data.")
-    if args.output is not None:
-        from fxprune.passes.store import check_no_result
-
-        check_no_result(args.output)
+    check_written(args, "output")
     network, data = network_and_data(args)
     import fxprune
     from fxprune.passes.inspection import describe_plan

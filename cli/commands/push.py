@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 
+from ..options import as_path
 from ..reply import Reply, next_steps, quoted
 
 MESSAGE = "Add model"
@@ -13,12 +13,12 @@ MESSAGE = "Add model"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of results, a repository, and how to push."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
+    parser.add_argument("folder", metavar="DIR", type=as_path, help="what `fxprune compress` or `fxprune.save` wrote")
     parser.add_argument("repo", metavar="USER/REPO", help="made if it does not exist")
     parser.add_argument("--private", action="store_true", help="make a private repository")
     parser.add_argument("--message", default=MESSAGE, metavar="TEXT", help="of the commit (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="push nothing, only write the files into the output")
-    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="of a dry run (default: DIR/hub)")
+    parser.add_argument("-o", "--output", metavar="FOLDER", type=as_path, help="of a dry run (default: DIR/hub)")
 
 
 def run(args: argparse.Namespace) -> Reply:

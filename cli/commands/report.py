@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from fxprune.errors import CheckpointError, OptionError
 
+from ..options import as_path
 from ..reply import Reply, result_reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of `fxprune compress` or `fxprune fold`."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune fold` wrote")
+    parser.add_argument("folder", metavar="DIR", type=as_path, help="what `fxprune compress` or `fxprune fold` wrote")
 
 
 def run(args: argparse.Namespace) -> Reply:

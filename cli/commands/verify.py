@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from ..deadline import deadline
+from ..options import as_path
 from ..reply import Reply, as_json, export_step, next_steps
 
 SECONDS = 600.0
@@ -18,7 +18,7 @@ SECONDS = 600.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of a command or of `fxprune.save`, data, and a limit on time."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what a command or `fxprune.save` wrote")
+    parser.add_argument("folder", metavar="DIR", type=as_path, help="what a command or `fxprune.save` wrote")
     parser.add_argument("--data", metavar="NAME", help="also classify its test images, and compare with the results")
     about = f"seconds that it may take without the data, or `none` (default: {SECONDS:g})"
     parser.add_argument("--timeout", type=_seconds, default=SECONDS, metavar="X", help=about)

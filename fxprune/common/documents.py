@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fxprune.common.files import open_plain, write_text
-from fxprune.errors import InputError
+from fxprune.errors import InputError, OptionError
 
 # Our largest file, a plan for a network of a million channels, has 20 MB, and no file of ours is nested deeper.
 LARGEST = 64 << 20
@@ -42,16 +42,24 @@ def read_json(path: str | os.PathLike[str], what: str, wrong: type[InputError], 
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
-    """Write a JSON file completely or not at all, for people to read, too."""
+    """Write a JSON file completely or not at all, for people to read, too.
+
+    Raises:
+        OptionError: it holds text that :func:`read_json` refuses, so that the file would be lost.
+    """
+    try:
+        check_value(value)
+    except ValueError as error:
+        raise OptionError(f"{os.path.basename(path)} would not be readable: {error}. Use another name.") from error
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_bounded(path: str | os.PathLike[str]) -> str:
+def read_bounded(path: str | os.PathLike[str], largest: int = LARGEST) -> str:
     """Read the text of a file; raise ValueError if it is too large, or not UTF-8."""
     with open_plain(path) as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST} bytes")
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"it is larger than {largest} bytes")
     return data.decode("utf-8")
 
 

@@ -6,12 +6,15 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
+
+_NO_FILE = "Not a regular file"
 
 
 @contextlib.contextmanager
@@ -21,7 +24,7 @@ def written_aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
     Into a file object, its content is copied.
 
     Raises:
-        OSError: the disk is full, writing is not permitted, or ``path`` is a folder.
+        OSError: the disk is full, writing is not permitted, or ``path`` is a folder, a pipe or a device.
     """
     if not isinstance(path, (str, os.PathLike)):
         with tempfile.TemporaryDirectory() as folder:
@@ -32,6 +35,8 @@ def written_aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, _NO_FILE, os.fspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -77,6 +82,20 @@ def named_in_errors(path: Path, temporary: str | None = None) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
+@contextlib.contextmanager
+def safetensors_errors(path: Path) -> Iterator[None]:
+    """Raise OSError for what safetensors says of a full disk in words of its own."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise OSError(f"cannot write {path}: {error}") from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to disk, if the file system supports it."""
     with contextlib.suppress(OSError):
@@ -89,17 +108,19 @@ def sync_folder(folder: Path) -> None:
 
 def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file to read; raise OSError for anything else, such as an endless pipe."""
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
-    return file
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        code, said = (errno.EISDIR, os.strerror(errno.EISDIR)) if stat.S_ISDIR(mode) else (errno.EINVAL, _NO_FILE)
+        raise OSError(code, said, os.fspath(path))
+    return open(descriptor, "rb")
 
 
 def remove_parts(folder: Path, names: Iterable[str]) -> None:
     """Remove the temporary files that :func:`written_aside` left in a killed process."""
     for name in names:
-        for part in folder.glob(f".{glob.escape(name)}.*.part"):
+        for part in folder.glob(f".{glob.escape(name)}.{'[a-z0-9_]' * 8}.part"):  # as `tempfile` names them
             with contextlib.suppress(OSError):
                 part.unlink()
 

@@ -1,4 +1,4 @@
-"""Check that weights are finite: a NaN has no nearest cluster, and its mean is a NaN."""
+"""Check that weights are finite, and variances not negative: a NaN has no nearest cluster."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ def check_numbers(tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise ModelError for the first tensor that holds a NaN or an infinity."""
+    """Raise ModelError for the first NaN, infinity, or running variance below 0."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and tensor.itemsize == 1:  # PyTorch asks none of 8 bits
             tensor = tensor.float()
-        if tensor.is_meta or bool(tensor.isfinite().all()):
+        if tensor.is_meta:
+            continue
+        if name.rpartition(".")[2] == "running_var" and (below := int((tensor < 0).sum())):
+            raise ModelError(
+                f"`{name}` has {below} of {tensor.numel()} variances below 0, whose root is a NaN, and the mean of a "
+                "cluster would hide it. Train again, or load other weights."
+            )
+        if bool(tensor.isfinite().all()):
             continue
         wrong, nans = int((~tensor.isfinite()).sum()), int(tensor.isnan().sum())
         raise ModelError(

@@ -47,6 +47,11 @@ def shortened(text: str, most: int) -> str:
     return f"...{end[dot:]}"
 
 
+def printable(text: str) -> str:
+    """Escape letters that end a line, or that a terminal obeys, as in a stranger's names."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def fill(text: str, columns: int, indent: int = 0) -> str:
     """Wrap a text at words; names are not broken, nor a number and its unit."""
     # 11.7 M and x 0.25 stay on one line

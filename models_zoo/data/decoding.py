@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from timm.data import ImageDataset
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 
+from fxprune.common.files import open_plain
 from fxprune.errors import DataError
 
 from .pixels import Converted, converted
@@ -22,8 +25,11 @@ class StrictImages(ImageDataset):  # type: ignore[misc]
             DataError: the image cannot be read; the message names its file.
         """
         try:
+            if isinstance(self.reader, ReaderImageFolder):
+                open_plain(self.filename(index, absolute=True)).close()  # a pipe has no end
             file, label = self.reader[index]
-            image = converted(Image.open(file), self.input_img_mode)
+            with contextlib.closing(file):  # timm leaves it to be collected
+                image = converted(Image.open(file), self.input_img_mode)
         except Exception as error:  # Pillow's decoders may raise any exception
             raise unreadable_image(self.filename(index, absolute=True), error) from error
         return image if self.transform is None else self.transform(image), label

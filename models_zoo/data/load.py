@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fxprune.errors import OptionError
+from fxprune.errors import DataError, OptionError
 from fxprune.passes.options import Augment, Images, Options, with_options_of
 
 from .dataset import Data
@@ -44,6 +44,8 @@ def load_data(*name: str, **options: Any) -> Data:
     """
     asked = _Asked(*name, **options)
     images, folder = asked.only_of(Images), Path(asked.name)
+    if not asked.name.strip():
+        raise DataError("the name of the data is empty; the current folder is `.`.")
     packaged = asked.name in PACKAGED
     if packaged or is_idx_folder(folder):
         if augment := [option for option, value in vars(asked.only_of(Augment)).items() if value]:

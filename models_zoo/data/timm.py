@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fxprune.common.choices import closest
+from fxprune.common.documents import check_value
 from fxprune.errors import DataError, OptionError, kind_and_line
 from fxprune.passes.options import Augment, Images
 
@@ -165,7 +166,30 @@ def _folders(root: Path, mode: str | None) -> tuple[Any, Any]:
             datasets.append(strict(create_dataset("", root=str(root / split), search_split=False), mode))
         except RuntimeError as error:
             raise DataError(f"there are no images in {root / split}: {error}") from error
+        except ValueError as error:  # a superscript is no digit of the numbers by which timm sorts names
+            raise DataError(f"timm cannot sort the names in {root / split}: {error}. Rename these.") from error
+        _check_order(root / split, datasets[-1].reader.class_to_idx)
     return datasets[0], datasets[1]
+
+
+def _check_order(folder: Path, classes: Collection[str]) -> None:
+    """Raise DataError for classes that timm numbers differently in each process."""
+    from timm.utils.misc import natural_key
+
+    try:
+        check_value(list(classes))
+    except ValueError as error:
+        raise DataError(f"a class in {folder} has a name that no result can hold: {error}. Rename it.") from error
+    if "" in classes:
+        raise DataError(f"{folder} holds images outside of the folders of classes: put them into {folder}/CLASS/.")
+    by_key: dict[str, str] = {}
+    for name in sorted(classes):
+        other = by_key.setdefault(str(natural_key(name)), name)
+        if other != name:
+            raise DataError(
+                f"the classes `{other}` and `{name}` of {folder} have no order: they differ in capitals or leading "
+                "zeros only. Rename one of them."
+            )
 
 
 def _named(name: str, root: Path, mode: str | None) -> tuple[Any, Any]:

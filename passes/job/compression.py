@@ -51,8 +51,8 @@ from .journal import open_journal
 from .measure import measure_rows
 from .prepare import images_for, prepare, target_of, teacher_from_file
 from .result_files import record, write_result
-from .resume import Checkpoints, check_checkpoints, files_read, kept_times, open_phases
-from .reuse import finished
+from .resume import Checkpoints, check_checkpoints, kept_times, open_phases
+from .reuse import check_input_stays, files_read, finished
 from .stages import most_stages, narrow_in_stages, widths_of_stages
 from .training import Trainer, csgd_schedule, wide_schedule
 from .trim import check_equal, check_snap, check_trim, repaired_merge, settle_statistics, trim
@@ -168,6 +168,7 @@ class Compression:
     def claim_output(self, stack: ExitStack) -> None:
         """Lock the output folder until the stack is closed, and check that no user's file is there."""
         self.reads = files_read(self.job)
+        check_input_stays(self.job)
         self.output = stack.enter_context(output_folder(self.job.output))
         check_target(self.output.target, RESULTS)
         check_checkpoints(self.job.output)

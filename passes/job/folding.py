@@ -43,7 +43,7 @@ from .clock import Clock, named
 from .measure import measure_folded
 from .prepare import check_export
 from .result_files import record, write_result
-from .resume import files_read
+from .reuse import check_input_stays, files_read
 from .samples import Samples, fold_network, fold_samples
 from .trim import Nets, check_trim
 
@@ -96,6 +96,7 @@ class _Folding:
     def run(self) -> Result:
         """Run all phases; the results appear at once at the end."""
         reads = files_read(self.job)
+        check_input_stays(self.job)
         with ExitStack() as stack:
             output: OutputFolder = stack.enter_context(output_folder(self.job.output))
             check_target(output.target, RESULTS)

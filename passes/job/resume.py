@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fxprune.common.addresses import LOCAL, PROGRAM
 from fxprune.coupling import Coupling
 from fxprune.errors import (
     CheckpointError,
@@ -29,34 +27,18 @@ from fxprune.errors import (
     is_out_of_memory,
 )
 from fxprune.latencies import LatencyTable
-from fxprune.models_zoo.data import names_and_sizes
 from fxprune.passes.distributed import ALONE, Ranks
-from fxprune.passes.options import REMOVED, RUNTIMES, FoldJob, Job
-from fxprune.passes.store import (
-    BEFORE,
-    CHECKPOINTS,
-    LATENCY,
-    MANIFEST,
-    METRICS,
-    Checkpoint,
-    OwnFiles,
-    fingerprint,
-    is_saved,
-)
+from fxprune.passes.options import REMOVED, RUNTIMES, Job
+from fxprune.passes.store import BEFORE, CHECKPOINTS, LATENCY, METRICS, Checkpoint, OwnFiles
 from fxprune.passes.train import digest
 from fxprune.plans import Plan
 from fxprune.selection import select
 
+from .reuse import MAY_DIFFER, files_read
+
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
-# The options that may differ between a run and the one that resumes it: weights do not depend on them.
-# `workers` is not among them, since each process that decodes images draws random numbers of its own.
-MAY_DIFFER = frozenset(
-    "output progress resume checkpoint_every device data_root opset tensorboard".split()  # noqa: SIM905
-)
-# What may be in a folder of timm's that decides what its network computes.
-_OF_TIMM = (".json", ".safetensors", ".bin", ".pth")
 # Messages of Gloo and NCCL about a process that no longer answers.
 _LOST = ("Connection reset by peer", "Connection closed by peer", "NCCL", "remote process exited")
 
@@ -238,36 +220,6 @@ def check_checkpoints(output: str | os.PathLike[str]) -> None:
     for own, other in ((now, before), (before, now)):
         own.mend(other)
         own.check()
-
-
-def files_read(job: Job | FoldJob) -> dict[str, str]:
-    """Map each option that names a file to its SHA-256; a data folder, to that of its listing.
-
-    Raises:
-        CheckpointError: the file is missing or not readable.
-    """
-    files = {"plan_file": job.plan_file, "checkpoint": job.checkpoint, "latency_table": job.latency_table}
-    if isinstance(job, Job) and job.teacher != "wide":
-        files["teacher"] = job.teacher
-    if isinstance(job.model, str) and is_saved(job.model):
-        files["model"] = os.path.join(job.model, MANIFEST)  # which has the hash of every other file
-    elif isinstance(job.model, str) and job.model.endswith(PROGRAM):
-        files["model"] = job.model
-    found = {name: _sha256(file) for name, file in files.items() if file is not None}
-    lists = {"data": names_and_sizes(Path(job.data))} if isinstance(job.data, str) and os.path.isdir(job.data) else {}
-    if isinstance(job.model, str) and job.model.startswith(LOCAL):
-        inside = sorted(path for path in Path(job.model.removeprefix(LOCAL)).glob("*") if path.suffix in _OF_TIMM)
-        lists["model"] = [f"{path.name} {_sha256(path)}" for path in inside]
-    return found | {name: hashlib.sha256(os.fsencode("\n".join(each))).hexdigest() for name, each in lists.items()}
-
-
-def _sha256(file: str | os.PathLike[str]) -> str:
-    try:
-        return fingerprint(file).sha256
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {os.fspath(file)}.") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {os.fspath(file)}: {error.strerror}.") from error
 
 
 def _is_of_reader(error: BaseException) -> bool:

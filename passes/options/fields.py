@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fxprune.common.choices import closest
+from fxprune.common.text import shortened
 from fxprune.errors import OptionError
 
 from .kinds import SCALARS, Word, expected, plain, read
@@ -14,6 +16,8 @@ from .ranges import Range
 
 # The default of an option that must be given.
 MISSING: Any = object()
+# No count or seed reaches it, and the libraries below take none above.
+LIMIT = 2**32
 # Other names for a field, on the command line and in recipes.
 ALIASES: Mapping[str, str] = {"plan": "plan_file"}
 # Field of earlier versions -> the value that changes nothing, which their recipes hold; why the field is gone.
@@ -90,6 +94,19 @@ class Option(NamedTuple):
             shown = value if str(value).strip() else repr(value)
             hint = closest(str(value), self.range.choices)
             raise OptionError(f"`{self.name}` must be {self.range.words}, not {shown}.{hint}")
+        self._check_recordable(value)
+
+    def _check_recordable(self, value: Any) -> None:
+        """Raise OptionError for an integer or a text that neither the libraries nor our files hold."""
+        from fxprune.common.documents import check_value  # not for --help
+
+        inside = _inside(value)
+        try:
+            check_value([os.fspath(each) for each in inside if isinstance(each, str | os.PathLike)])
+        except ValueError as error:
+            raise OptionError(f"`{self.name}` cannot be recorded: {error}. Use another name.") from error
+        if any(abs(each) >= LIMIT for each in inside if type(each) is int):
+            raise OptionError(f"`{self.name}` must be below 2^32, not {shortened(str(value), 40)}.")
 
     def wrong(self, name: str, shown: str) -> OptionError:
         """Return the error for a value of another type."""
@@ -103,6 +120,13 @@ class Option(NamedTuple):
             with contextlib.suppress(ValueError):
                 return f" Write {float(shown[:-1]) / 100:g}."
         return ""
+
+
+def _inside(value: Any) -> list[Any]:
+    """List what the value of an option holds."""
+    if isinstance(value, Mapping):
+        return [*value, *value.values()]
+    return [*value] if isinstance(value, list | tuple) else [value]
 
 
 def field_name(key: str) -> str:

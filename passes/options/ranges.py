@@ -39,7 +39,7 @@ def one_of(*choices: str) -> Range:
 
 Share = Annotated[float, interval(ge=0, le=1)]
 Count = Annotated[int | None, interval(ge=1)]
-Pixels = Annotated[int | None, interval(ge=8)]
+Pixels = Annotated[int | None, interval(ge=8, le=65536)]
 
 
 def rises(values: Sequence[float]) -> bool:

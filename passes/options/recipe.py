@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Further keys of a recipe, which are not options: a sentence about it, and the published figures.
 NOTES = ("description", "published")
+# Bytes of a recipe: to read them as YAML takes a minute.
+LARGEST = 1 << 20
 
 
 def read_recipe(recipe: str | os.PathLike[str], kind: type = Job, *, model: object = None) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def _read_entries(path: Path) -> list[tuple[str, int, Any]]:
     from .recipe_yaml import read_mapping
 
     try:
-        entries = read_mapping(read_bounded(path))
+        entries = read_mapping(read_bounded(path, LARGEST))
         check_value(entries)
         return entries
     except OSError as error:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, batch_of, inputs_for, run_on, tensors_of
 from fxprune.common.choices import check_choice
-from fxprune.common.number_checks import check_numbers
+from fxprune.common.number_checks import check_finite, check_numbers
 from fxprune.errors import DataError, ModelError, OptionError, PlanError
 from fxprune.passes.calibration import MOST_INPUTS, Calibration, Shares, calibration
 from fxprune.passes.merge import captured_with, settle, snap
@@ -20,7 +20,7 @@ from fxprune.passes.rewrite import absorb as absorb_factors
 from fxprune.passes.rewrite import narrow
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import copy_module, device_of
+from fxprune.pytorch.modules import copy_module, device_of, named_tensors
 from fxprune.pytorch.network import network_of
 from fxprune.pytorch.torch_private import BatchNorm, pytree
 
@@ -92,6 +92,7 @@ def fold(
         raise OptionError(f"`repair={repair}` needs `batches` of images (no labels), or other inputs of the network.")
     plan = plan_for(model, plan)
     check_numbers(model.named_parameters())
+    check_finite((name, tensor) for name, tensor in named_tensors(network_of(model)) if name in plan.cut)
     small = _folded(model, plan, batches, repair)
     if absorb:
         absorb_factors(small, plan)

@@ -75,8 +75,8 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Timings:
         OptionError: a batch below 1, or none that the network takes.
         CheckpointError: the folder is missing, unfinished or damaged.
     """
-    if min(batches, default=0) < 1:
-        raise OptionError(f"batch sizes are 1 or more, not {min(batches, default='none')}.")
+    if wrong := [each for each in batches or [0] if not 1 <= each < 2**32]:
+        raise OptionError(f"batch sizes are 1 or more, and below 2^32, not {wrong[0] if batches else 'none'}.")
     files = open_run(folder)
     bound = graph_batches(files.narrow, files.example)
     taken, refused = ([size for size in batches if bound.holds(size) == holds] for holds in (True, False))

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs
-from fxprune.common.files import written_with_weights
+from fxprune.common.files import safetensors_errors, written_with_weights
 from fxprune.common.table import table
 from fxprune.errors import ExportError, ModelError, OptionError, first_line
 from fxprune.passes.lowering import lower, meta_values
@@ -97,8 +97,10 @@ def export_python(
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.tensors.items()}
     with written_with_weights(path, path.with_suffix(".safetensors")) as aside:
         aside.write_text(text, encoding="utf-8")
+        weights = aside.with_suffix(".safetensors")
         try:
-            save_file(tensors, aside.with_suffix(".safetensors"))
+            with safetensors_errors(weights):
+                save_file(tensors, weights)
         except KeyError as error:
             raise ExportError(f"weights of type {error} have no place in a safetensors file: convert them.") from error
         errors, trains = check_source(narrow, aside, inputs, batches)

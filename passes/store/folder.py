@@ -11,16 +11,17 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from fxprune.common.files import remove_parts, sync_folder
 from fxprune.errors import CheckpointError, OptionError, ProofError
 
-from .layout import BEFORE, CHECKPOINTS, EVENTS, LIST, MANIFEST
+from .layout import BEFORE, CHECKPOINTS, EVENTS, LIST, LOCK, MANIFEST
 from .lock import Lock, locked
-from .manifest import Fingerprint, Manifest, find_manifest, fingerprint
+from .manifest import Fingerprint, Manifest, find_manifest, fingerprint, is_regular
 
 _ASIDE = ".results.{}.part"
 
@@ -116,20 +117,52 @@ def check_target(target: Path, files: Sequence[str]) -> Manifest:
     return manifest
 
 
-def check_no_result(path: str | os.PathLike[str]) -> None:
-    """Raise OptionError for a file that cannot be written, or that is a result in a folder."""
+def check_no_result(path: str | os.PathLike[str], reads: Iterable[object] = ()) -> None:
+    """Raise OptionError for a named file that cannot be written, or must not be replaced.
+
+    These are links, pipes and devices, files that the command reads, and files of a folder of results.
+
+    Args:
+        path: the file.
+        reads: what the command was given; each that names a file is kept.
+    """
     file = Path(path).absolute()
     if file.is_dir():
         raise OptionError(f"{os.fspath(path)} is a folder: name a file.")
+    if os.path.lexists(file) and not is_regular(file):
+        raise OptionError(f"{os.fspath(path)} is a link, a pipe or a device, and would be replaced: name a file.")
+    if file.exists() and any(_is_file(each) and file.samefile(each) for each in reads):
+        raise OptionError(f"{os.fspath(path)} is also read, and would be replaced: choose another file.")
     parent = next(each for each in file.parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OptionError(f"{os.fspath(path)} cannot be written: {parent} takes no file. Choose another place.")
-    with contextlib.suppress(CheckpointError):
-        if file.name in find_manifest(file.parent).files:
-            raise OptionError(
-                f"{os.fspath(path)} is one of the results in {file.parent}, which would no longer be whole: choose "
-                "another file."
-            )
+    if (owner := _holder_of(file)) is not None:
+        raise OptionError(
+            f"{os.fspath(path)} is one of the files of the run in {owner}, which would no longer be whole: choose "
+            "another file."
+        )
+
+
+def _is_file(given: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Tell whether an option names an existing file."""
+    try:
+        return isinstance(given, str | os.PathLike) and os.path.isfile(given)
+    except ValueError:  # a zero byte
+        return False
+
+
+def _holder_of(file: Path) -> Path | None:
+    """Return the folder of results that a file belongs to, or None."""
+    folder = file.parent
+    if folder.name in (CHECKPOINTS, BEFORE) and (folder / LIST).exists():
+        return folder.parent
+    for owner, name in ((folder, file.name), (folder.parent, f"{folder.name}/{file.name}")):
+        if name in (MANIFEST, LOCK) and os.path.lexists(owner / name):
+            return owner
+        with contextlib.suppress(CheckpointError):
+            if name in find_manifest(owner).files:
+                return owner
+    return None
 
 
 def _refusal(file: Path) -> OptionError:

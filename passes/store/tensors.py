@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fxprune.common.documents import distinct
-from fxprune.common.files import open_plain, written_aside
+from fxprune.common.files import open_plain, safetensors_errors, written_aside
 from fxprune.errors import CheckpointError, ModelError, kind_and_line
 from fxprune.pytorch.precision import dtype_name
 
@@ -33,7 +32,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str] | 
         ModelError: a tensor is of a type or layout that no file holds.
         OSError: the disk is full, or the folder is not writable.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     check_types(tensors)
@@ -46,14 +44,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str] | 
         seen.add(memory)
     paired = {name: torch.view_as_real(x) for name, x in plain.items() if x.dtype == torch.complex128}
     header = {_HASH: digest_of(plain)} | ({_PAIRS: json.dumps([*paired])} if paired else {})
-    with written_aside(path) as aside:
-        try:
-            save_file(plain | paired, aside, metadata=header)
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise OSError(f"cannot write {path}: {error}") from error
-            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(aside)) from error
+    with written_aside(path) as aside, safetensors_errors(aside):
+        save_file(plain | paired, aside, metadata=header)
 
 
 def check_types(tensors: Mapping[str, Tensor]) -> None:

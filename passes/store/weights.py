@@ -168,6 +168,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise unreadable(path, error, _why_unreadable(path, error)) from error
     tensors = {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
+    if nested := [name for name, tensor in tensors.items() if tensor.is_nested]:
+        raise CheckpointError(f"{os.fspath(path)} holds a nested tensor under `{nested[0]}`, which no network has.")
     if not tensors:
         said = f"{os.fspath(path)} holds no tensors under `state_dict`, `model` or at its top."
         names = ", ".join(f"`{name}`" for name in [*state][:5])

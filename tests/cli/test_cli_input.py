@@ -11,6 +11,7 @@ from helpers.rewrites.merges import narrow_snapped
 from torch import nn
 
 import fxprune
+from fxprune.cli.main import main
 from fxprune.models_zoo import registry
 from fxprune.passes.job.training import Trainer
 from fxprune.passes.store import save_weights
@@ -89,12 +90,16 @@ BAD = [
     ("inspect small --data hfds/nope", ["it needs the package datasets: `pip install datasets`"]),
     ("{small} --method magic", ["magic", "kmeans"]),
     ("{small} --seed -1", ["`seed`", "-1"]),
+    ("{small} --seed 4294967296", ["`seed`", "below 2^32"]),
+    ("{small} --batch-size 99999999999999999999", ["`batch_size`", "below 2^32"]),
+    ("{small} --widths first.weight=99999999999999999999", ["`widths`", "below 2^32"]),
+    ("{small} --image-size 65537", ["`image_size`", "8 to 65536", "not 65537"]),
     ("{small} --lr 0", ["`lr`", "above 0"]),
     ("{small} --strength 1e9", ["lr * strength", "1e+09"]),
     ("{small} --device gpu", ["`gpu`", "`cuda`"]),
     ("{small} --optimizer sdg", ["`sdg`", "Did you mean `sgd`?"]),
     ("{small} --opset 99", ["opset 99"]),
-    ("{small} --image-size 4", ["`image_size`", "8 or more"]),
+    ("{small} --image-size 4", ["`image_size`", "8 to 65536"]),
     ("{small} --output file/out", ["file", "is a file"]),
     ("{small} --output=", ["`output`", "the name of a folder, not ''."]),
     ("{small} --output /proc/nowhere/out", ["/proc"]),
@@ -124,6 +129,7 @@ BAD = [
     ("verify absent", ["absent", "not a saved network"]),
     ("export empty", ["empty", "not a saved network"]),
     ("bench empty", ["empty"]),
+    ("bench empty --batch 4294967296", ["batch sizes are 1 or more, and below 2^32, not 4294967296"]),
     ("report empty", ["empty", "not a saved network"]),
 ]
 
@@ -183,3 +189,32 @@ def test_debug_shows_where_an_error_arose(capsys, rubbish, monkeypatch):
     monkeypatch.chdir(rubbish)
     code, _, err = run(capsys, SMALL + " --plan cut.json --debug")
     assert (code, "Traceback" in err, "JSONDecodeError" in err) == (2, True, True)
+
+
+@pytest.mark.parametrize("words", [["inspect", "sm\n\x1b[31mall"], ["inspect", "small", "--a\n\x1b[31mll"]])
+def test_an_error_is_one_line_whatever_it_names(capsys, words):
+    try:
+        code = main(words)
+    except SystemExit as error:
+        code = error.code
+    *_, line = capsys.readouterr().err.removesuffix("\n").split("\n")
+    assert (code, line.startswith("fxprune"), "\\n\\x1b[31m" in line, line.isprintable()) == (2, True, True, True)
+
+
+@pytest.mark.parametrize("option", ["--data", "--output", "--only"])
+@pytest.mark.parametrize("text", ["a\x1b[31m", "a\udce9"])
+def test_an_option_that_no_recipe_could_repeat_is_refused(capsys, place, option, text):
+    before = left(place)
+    with pytest.raises(SystemExit):
+        main([*SMALL.split(), option, text])
+    assert f"`{option[2:]}` cannot be recorded: it holds text " in capsys.readouterr().err
+    assert left(place) == before
+
+
+@pytest.mark.parametrize("words", [["export", "a", "--format", "timm", "-o", ""], ["report", " "], ["verify", ""]])
+def test_an_empty_name_is_not_the_present_folder(capsys, words):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "is no name; the current folder is `.`" in capsys.readouterr().err
+    assert main(["plan", "small", "--data", "", "--keep", "0.5"]) == 2
+    assert "the name of the data is empty" in capsys.readouterr().err

@@ -7,14 +7,14 @@ import re
 
 import pytest
 import torch
-from helpers.command_line import SMALL, enter, run
+from helpers.command_line import SMALL, Small, enter, run
 
 import fxprune
 from fxprune.costs import cost
 from fxprune.latencies import LatencyTable
 from fxprune.passes.job.compression import Compression
 from fxprune.passes.options.target import MULTIPLES
-from fxprune.passes.store import read_manifest
+from fxprune.passes.store import read_manifest, save_weights
 
 PLAN = "plan small --data digits --image-size 8"
 
@@ -221,3 +221,17 @@ def test_what_cannot_be_had_is_one_error(capsys, line, says):
     assert (code, out, {line.split()[0] for line in phases} <= {"read", "build", "couple", "plan"}) == (2, "", True)
     for word in says:
         assert word in error
+
+
+def test_a_file_is_not_written_over_one_that_is_read(capsys, place):
+    plan = "plan small --num-classes 10 --in-chans 1 --image-size 8 --keep 0.5"
+    save_weights(Small(10), "weights.safetensors")
+    before = (place / "weights.safetensors").read_bytes()
+    code, _, err = run(capsys, f"{plan} --checkpoint weights.safetensors -o weights.safetensors")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "fxprune: weights.safetensors is also read, and would be replaced: choose another file.",
+    )
+    assert (place / "weights.safetensors").read_bytes() == before
+    code, _, err = run(capsys, "inspect small --num-classes 10 --in-chans 1 --image-size 8 --dot graph --html ./graph")
+    assert (code, "is to be written by --html and by --dot" in err, (place / "graph").exists()) == (2, True, False)

@@ -35,6 +35,14 @@ def test_the_tensor_is_named(verb, name, number):
         call()
 
 
+@pytest.mark.parametrize("verb", [fxprune.snap, fxprune.narrow, fxprune.fold])
+def test_a_variance_below_zero_is_no_number_either(verb):
+    model, plan = planned()
+    model.norm.running_var[0] = -0.5
+    with pytest.raises(ModelError, match=r"`norm\.running_var` has 1 of 8 variances below 0, whose root is a NaN"):
+        verb(model, plan)
+
+
 def test_a_network_on_the_meta_device_has_no_numbers_to_refuse():
     model, _ = planned()
     model = model.to("meta")

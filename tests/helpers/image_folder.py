@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -24,10 +23,6 @@ def make_folder(root, train=("cat", "dog"), test=("cat", "dog"), test_name="val"
                     root / split / name / f"{i}.png"
                 )
     return root
-
-
-# timm's reader opens a file and leaves it to be collected
-timm_leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 class GreyImages(torch.utils.data.Dataset):

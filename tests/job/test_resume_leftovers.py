@@ -13,12 +13,13 @@ import torch.nn.functional as F
 import yaml
 from helpers.command_line import CHECKPOINTS, SMALL, enter, files, left, run
 from helpers.jobs.compression import broken_off, compress, numbers, tiny_data
+from helpers.jobs.folders import written
 
 import fxprune
 import fxprune.passes.job.compression
-from fxprune.errors import CheckpointError, StoppedError
-from fxprune.passes.job.resume import _identity, files_read
-from fxprune.passes.job.reuse import unseen
+from fxprune.errors import CheckpointError, OptionError, StoppedError
+from fxprune.passes.job.resume import _identity
+from fxprune.passes.job.reuse import check_input_stays, files_read, unseen
 from fxprune.passes.options import Job
 from fxprune.passes.store import Checkpoint
 from fxprune.passes.train.loop import Training
@@ -63,6 +64,30 @@ def test_what_a_folder_of_timm_holds_decides_whose_a_checkpoint_is(tmp_path):
         (tmp_path / name).write_text(name)
         found.append(files_read(job))
     assert [a == b for a, b in itertools.pairwise(found)] == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ["snapped.safetensors", "narrow.pt2", "wide.safetensors"])
+def test_no_results_replace_the_network_that_a_job_reads(here, name):
+    (here / "out").mkdir()
+    (here / "out" / name).write_text("")
+    option = {"model" if name.endswith("pt2") else "checkpoint": f"out/{name}"}
+    job = {"model": "resnet20", "data": "digits", "epochs": 1, **option}
+    with pytest.raises(OptionError, match=f"`{next(iter(option))}` is read from ./out, where the results would"):
+        check_input_stays(Job(output="./out", **job))
+    check_input_stays(Job(output="other", **job))
+
+
+def test_a_wide_network_that_is_not_trained_stays_what_it_is(here):
+    (here / "out").mkdir()
+    (here / "out" / "wide.safetensors").write_text("")
+    check_input_stays(Job(model="resnet20", data="digits", output="out", checkpoint="out/wide.safetensors"))
+
+
+def test_a_saved_network_is_not_narrowed_into_its_own_folder(here, capsys):
+    assert run(capsys, f"{SMALL} --output out --quiet")[0] == 0
+    before = written(here)
+    code, _, err = run(capsys, "compress --model out --data digits --image-size 8 --keep 0.5 --output out --quiet")
+    assert (code, "`model` is read from out" in err, written(here)) == (2, True, before)
 
 
 def test_which_images_a_folder_holds_decides_whose_a_checkpoint_is(tmp_path):

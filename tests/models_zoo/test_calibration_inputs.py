@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.image_folder import timm_leaves_files_open
 from helpers.jobs.inputs import tiny_data
 from PIL import Image
 
@@ -40,7 +39,6 @@ def test_images_of_a_data_set_are_not_augmented():
     assert not torch.equal(torch.cat(unlabelled(data, 40, seed=4)), torch.cat(batches))
 
 
-@timm_leaves_files_open
 def test_a_folder_gives_them_as_test_images(tmp_path):
     for split in ("train", "val"):
         for label in "ab":

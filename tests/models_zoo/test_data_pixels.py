@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.image_folder import GreyImages, make_folder, timm_leaves_files_open, whole
+from helpers.image_folder import GreyImages, make_folder, whole
 from PIL import Image
 
 from fxprune.errors import DataError, OptionError
@@ -47,7 +47,6 @@ def test_pixels_keep_their_values(tmp_path, image, pixels, suffix):
     np.testing.assert_allclose(grey, wanted @ [0.299, 0.587, 0.114], atol=1)  # rounded, ITU-R 601
 
 
-@timm_leaves_files_open
 def test_numbers_without_a_white_are_refused(tmp_path):
     root = make_folder(tmp_path)
     for path in root.rglob("*.png"):
@@ -56,7 +55,6 @@ def test_numbers_without_a_white_are_refused(tmp_path):
         load_data(str(root))
 
 
-@timm_leaves_files_open
 def test_a_folder_of_colours_becomes_grey(tmp_path):
     root = make_folder(tmp_path)
     data = load_data(str(root), batch_size=6, in_chans=1)

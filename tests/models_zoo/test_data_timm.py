@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 import torch
-from helpers.image_folder import GreyImages, make_folder, timm_leaves_files_open, whole
+from helpers.image_folder import GreyImages, make_folder, whole
 from PIL import Image, ImageOps
 from timm.data import auto_augment
 
@@ -14,7 +15,6 @@ from fxprune.errors import DataError, OptionError
 from fxprune.models_zoo.data import load_data
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("test_name", ["val", "validation"])
 def test_folder(tmp_path, test_name):
     data = load_data(str(make_folder(tmp_path, test_name=test_name)), batch_size=4)
@@ -26,7 +26,6 @@ def test_folder(tmp_path, test_name):
     assert len(data.train) == 1
 
 
-@timm_leaves_files_open
 def test_folder_pixels_are_normalised_by_mean_and_std(tmp_path):
     root = make_folder(tmp_path)
     data = load_data(str(root), batch_size=6)
@@ -37,7 +36,6 @@ def test_folder_pixels_are_normalised_by_mean_and_std(tmp_path):
     assert torch.allclose(images[0, :, 5, 5], (pixel - torch.tensor(data.mean)) / torch.tensor(data.std), atol=1e-5)
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize(
     ("size", "asked", "given"), [((300, 500), None, 224), ((300, 500), 64, 64), ((48, 40), None, 40)]
 )
@@ -47,12 +45,10 @@ def test_folder_image_size(tmp_path, size, asked, given):
     assert next(iter(data.train))[0].shape == (2, 3, given, given)
 
 
-@timm_leaves_files_open
 def test_few_images_still_make_a_batch(tmp_path):
     assert [len(images) for images, _ in load_data(str(make_folder(tmp_path)), batch_size=64).train] == [6]
 
 
-@timm_leaves_files_open
 def test_folder_with_worker_processes(tmp_path):
     root = str(make_folder(tmp_path))
     alone, helped = (load_data(root, batch_size=4, workers=workers, random_erasing=1.0) for workers in (0, 1))
@@ -62,7 +58,6 @@ def test_folder_with_worker_processes(tmp_path):
     assert not torch.equal(first, other)  # so that a run goes on with as many processes as it had
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("option", [{"auto_augment": "rand-m9-n2"}, {"random_erasing": 1.0}])
 def test_what_timm_augments_is_the_training_images_alone(tmp_path, option):
     root = str(make_folder(tmp_path, size=(32, 32), each=4))
@@ -77,7 +72,6 @@ def test_what_timm_augments_is_the_training_images_alone(tmp_path, option):
         assert all(0.01 < float((picture == 0).float().mean()) < 0.5 for picture in seen)
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -112,7 +106,6 @@ def make_gradient(root, side):
 UNTOUCHED = {"hflip": 0.0, "crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "color_jitter": 0.0, "crop_pct": 1.0}
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("side", [32, 80])
 @pytest.mark.parametrize(
     ("option", "axes"), [({}, []), ({"hflip": 1.0}, [3]), ({"vflip": 1.0}, [2]), ({"hflip": 1.0, "vflip": 1.0}, [2, 3])]
@@ -122,7 +115,6 @@ def test_training_images_can_be_left_as_they_are_or_mirrored(tmp_path, side, opt
     assert torch.equal(whole(data.train)[0], whole(data.test)[0].flip(axes))
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("option", [{"crop_scale": (0.3, 0.3)}, {"crop_ratio": (2.0, 2.0)}, {"color_jitter": 0.4}])
 def test_what_is_cut_and_coloured_is_the_training_images_alone(tmp_path, option):
     root = make_gradient(tmp_path, 32)
@@ -132,7 +124,6 @@ def test_what_is_cut_and_coloured_is_the_training_images_alone(tmp_path, option)
     assert not torch.isclose(whole(plain.train)[0], whole(changed.train)[0]).flatten(1).all(1).any()
 
 
-@timm_leaves_files_open
 def test_the_middle_of_the_test_images_alone(tmp_path):
     root = make_gradient(tmp_path, 32)
     plain, middle = (load_data(root, batch_size=4, **(UNTOUCHED | {"crop_pct": share})) for share in (1.0, 0.5))
@@ -142,7 +133,6 @@ def test_the_middle_of_the_test_images_alone(tmp_path):
     assert half.amin() > full.amin() and half.amax() < full.amax()
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize(
     ("side", "usual"),
     [
@@ -158,14 +148,12 @@ def test_what_is_not_asked_for_depends_on_the_size(tmp_path, side, usual):
     assert "RandomHorizontalFlip(p=0.5)" in str(left.train.dataset.transform)
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("policy", ["rand-m10-n100-inc1", "rand-m0-n100"])
 def test_policies_that_leave_no_bits_do_not_break_off_the_epoch(tmp_path, policy):
     data = load_data(str(make_folder(tmp_path)), batch_size=6, auto_augment=policy)
     assert whole(data.train)[0].isfinite().all()
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("refuses", [True, False])
 def test_policies_posterize_to_one_bit_only_where_pillow_refuses_none(tmp_path, monkeypatch, refuses):
     def posterize(image, bits):
@@ -183,7 +171,6 @@ def test_policies_posterize_to_one_bit_only_where_pillow_refuses_none(tmp_path, 
         assert kept == [int(refuses), 1, 4]
 
 
-@timm_leaves_files_open
 def test_small_pictures_are_tested_whole(tmp_path):
     root = make_folder(tmp_path, size=(32, 32))
     image = Image.new("RGB", (32, 32))
@@ -208,7 +195,6 @@ def test_grey_data_of_torchvision(tmp_path, monkeypatch):
     assert whole(jittered.train)[0].unique().numel() > 1
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("damage", ["cut", "no image", "gone"])
 def test_an_image_that_cannot_be_read_is_named(tmp_path, damage, workers):
@@ -222,3 +208,37 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, damage, workers):
     with pytest.raises(DataError, match=rf"^cannot read the image {bad}: [^\n]*Repair it, or take it away\.$"):
         whole(data.train)
     assert len(whole(data.test)[1]) == 6
+
+
+@pytest.mark.parametrize("names", [("a", "A"), ("1", "01")])
+def test_classes_without_an_order_are_refused(tmp_path, names):
+    root = make_folder(tmp_path, train=names, test=names)
+    with pytest.raises(DataError, match="differ in capitals or leading zeros only"):
+        load_data(str(root))
+
+
+def test_an_image_without_a_class_is_refused(tmp_path):
+    root = make_folder(tmp_path)
+    (root / "val" / "cat" / "0.png").rename(root / "val" / "0.png")
+    with pytest.raises(DataError, match="val holds images outside of the folders of classes"):
+        load_data(str(root))
+
+
+@pytest.mark.parametrize("name", ["a\x07", "\udce9"])
+def test_a_class_whose_name_no_result_can_hold_is_refused(tmp_path, name):
+    root = make_folder(tmp_path, train=("b", name), test=("b", name))
+    with pytest.raises(DataError, match=r"a class in .*train has a name that no result can hold: it holds text "):
+        load_data(str(root))
+
+
+def test_a_name_that_timm_cannot_sort_is_refused(tmp_path):
+    root = make_folder(tmp_path, train=("a", "1\u00b2"), test=("a", "1\u00b2"))
+    with pytest.raises(DataError, match=r"timm cannot sort the names in .*train"):
+        load_data(str(root))
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    root = make_folder(tmp_path)
+    os.mkfifo(root / "train" / "cat" / "00.png")
+    with pytest.raises(DataError, match=r"cannot read the image .*00\.png: .*Not a regular file"):
+        whole(load_data(str(root)).train)

@@ -74,6 +74,10 @@ WRONG = {
     "list as key": ("widths: {[1]: 2}", "a.yaml, line 1: a key must be a scalar."),
     "alias": ("widths: &a {a: 1}\nonly: *a", "a.yaml, line 1: anchors (`&`) and aliases (`*`) are not read."),
     "number as tag": ("lr: !!float x", "a.yaml, line 1: tags (`!`) are not read."),
+    "a table of data": (
+        "1,2\n" * (1 << 18) + "\n",
+        "a.yaml is no text that can be read: it is larger than 1048576 bytes.",
+    ),
     "deep": ("lr: " + "[" * 5000, "a.yaml, line 1: it is nested deeper than 64 levels."),
     "long": ("lr: " + "1" * 5000, "a.yaml, line 1: a number of 5000 digits."),
     "surrogate": ('model: "\\ud800"', "a.yaml is no text that can be read: it holds text that cannot be shown"),

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 from helpers.digits import take_few_digits
-from helpers.image_folder import make_folder, timm_leaves_files_open
+from helpers.image_folder import make_folder
 from helpers.pages import PAGES, blocks, read
 from helpers.timings import time_nothing
 
@@ -83,7 +83,6 @@ def run(words, ran):
 
 
 @pytest.mark.slow
-@timm_leaves_files_open
 @pytest.mark.parametrize("page", SHOWN)
 def test_the_commands_of_a_page_run(page, place):
     for block in blocks(read(page), "sh", "bash"):

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from helpers.image_folder import timm_leaves_files_open
 from helpers.pages import PAGES, ROOT, blocks, read, run_python, shows
 from helpers.timings import time_nothing
 
@@ -91,7 +90,6 @@ GIVEN = {
 
 
 @pytest.mark.slow
-@timm_leaves_files_open
 @pytest.mark.filterwarnings("ignore::fxprune.UnequalClustersWarning")
 @pytest.mark.parametrize("page", PYTHON)
 def test_python_runs(page, tmp_path, monkeypatch, request, forked):
@@ -101,7 +99,6 @@ def test_python_runs(page, tmp_path, monkeypatch, request, forked):
 
 
 @pytest.mark.slow
-@timm_leaves_files_open
 def test_the_tutorial_shows_what_its_commands_print(tutorial):
     found = blocks(read(TUTORIAL), "sh", "text")
     assert [block.language for block in found] == ["sh", "text"] * (len(found) // 2)

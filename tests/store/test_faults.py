@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 from helpers.command_line import CHECKPOINTS, SMALL, enter, left, run
-from helpers.image_folder import make_folder, timm_leaves_files_open
+from helpers.image_folder import make_folder
 from helpers.processes.fork_server import command
 
 from fxprune.common.files import write_text
@@ -106,7 +106,6 @@ def test_a_run_on_a_full_disk_says_what_was_kept_and_goes_on_when_there_is_room(
     assert run(capsys, f"{SMALL} --output out --quiet --resume auto")[0] == 0
 
 
-@timm_leaves_files_open
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_reader_of_images_that_is_killed_is_told_with_the_way_to_go_on(capsys, place, monkeypatch):
     make_folder(place, size=(12, 12), each=12)
@@ -126,7 +125,6 @@ def test_a_reader_of_images_that_is_killed_is_told_with_the_way_to_go_on(capsys,
     assert (code, "a process that reads images ended" in message, "--resume" in message) == (2, True, True)
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
 def test_a_reader_of_images_that_has_just_died_is_told_as_well(place, monkeypatch, error):
     checkpoints = Checkpoints(place / "checkpoints", {}, 0, True)

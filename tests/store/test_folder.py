@@ -7,6 +7,7 @@ import os
 import pytest
 from helpers.jobs.folders import refused, run, run_with, write, written
 
+from fxprune.common.files import written_aside
 from fxprune.errors import CheckpointError, InputError, OptionError, VerifyError
 from fxprune.passes.store import folder
 from fxprune.passes.store.folder import check_no_result, folder_aside
@@ -167,7 +168,7 @@ def test_a_link_to_nowhere_is_told(tmp_path):
 def test_a_result_is_not_what_a_file_that_the_user_names_replaces(tmp_path):
     run(tmp_path, {PLAN: "1"})
     check_no_result(tmp_path / "other.json")
-    with pytest.raises(OptionError, match="is one of the results"):
+    with pytest.raises(OptionError, match="is one of the files of the run in"):
         check_no_result(tmp_path / PLAN)
 
 
@@ -183,3 +184,34 @@ def test_an_orphan_whose_name_leads_elsewhere_is_left_alone(tmp_path):
     folder._clean(tmp_path, "../mine")
     folder._clean(tmp_path, None)
     assert written(tmp_path) == ["mine/file"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [MANIFEST, ".fxprune.lock", EVENT, "checkpoints/train.pt", "checkpoints/files.json", "checkpoints/../plan.json"],
+)
+def test_no_file_of_a_run_is_what_a_file_that_the_user_names_replaces(tmp_path, name):
+    run(tmp_path, {PLAN: "1", EVENT: "2"})
+    write(tmp_path, {"checkpoints/files.json": "{}", ".fxprune.lock": "{}"})
+    with pytest.raises(OptionError, match="is one of the files of the run in"):
+        check_no_result(tmp_path / name)
+
+
+def test_a_file_that_is_read_too_is_not_replaced(tmp_path):
+    write(tmp_path, {"weights.pt": "mine"})
+    os.link(tmp_path / "weights.pt", tmp_path / "same.pt")
+    for name in ("weights.pt", "same.pt", "../" + tmp_path.name + "/weights.pt"):
+        with pytest.raises(OptionError, match="is also read"):
+            check_no_result(tmp_path / name, [None, 0.5, "other", str(tmp_path / "weights.pt")])
+    check_no_result(tmp_path / "weights.pt", [None, str(tmp_path / "other.pt"), "\0"])
+
+
+def test_neither_a_link_nor_a_pipe_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("pipe", "link"):
+        with pytest.raises(OptionError, match="is a link, a pipe or a device"):
+            check_no_result(tmp_path / name)
+        with pytest.raises(OSError, match="Not a regular file"), written_aside(tmp_path / name):
+            pass
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link"}

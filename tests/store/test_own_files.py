@@ -31,10 +31,10 @@ def owning(folder, files=FILES):
 def test_only_what_was_claimed_goes(tmp_path):
     write(tmp_path, {"mine": "", f"{EVENTS}/mine": ""})
     own = owning(tmp_path)
-    write(tmp_path, {".train.pt.abc.part": "", ".mine.abc.part": ""})
+    write(tmp_path, {".train.pt.abc_0123.part": "", ".mine.abc.part": "", ".train.pt.mine.part": ""})
     assert own.present(".pt") == [tmp_path / "train.pt", tmp_path / "train.previous.pt"]
     own.clear()
-    assert written(tmp_path) == [".mine.abc.part", "mine", f"{EVENTS}/mine"]
+    assert written(tmp_path) == [".mine.abc.part", ".train.pt.mine.part", "mine", f"{EVENTS}/mine"]
     own.clear()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from functools import partial
 
 import pytest
@@ -75,6 +76,14 @@ def test_complex_numbers_of_both_precisions_come_back(tmp_path):
     write_tensors(kept, tmp_path / "w.safetensors")
     back = read_tensors(tmp_path / "w.safetensors")
     assert all(back[name].dtype == tensor.dtype and back[name].equal(tensor) for name, tensor in kept.items())
+
+
+def test_nested_tensors_are_no_weights_of_a_network(tmp_path):
+    with warnings.catch_warnings(action="ignore"):
+        state = nn.Linear(3, 1).state_dict() | {"bias": torch.nested.nested_tensor([torch.zeros(1)])}
+    torch.save(state, tmp_path / "nested.pt")
+    with pytest.raises(CheckpointError, match="holds a nested tensor under `bias`, which no network has"):
+        load_weights(nn.Linear(3, 1), tmp_path / "nested.pt")
 
 
 UNWRITABLE = {"uint16": torch.ones(3).to(torch.uint16), "sparse_coo float32": torch.eye(3).to_sparse()}

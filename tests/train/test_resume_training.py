@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.image_folder import make_folder, timm_leaves_files_open
+from helpers.image_folder import make_folder
 from helpers.networks.points import linear, points, weights
 from torch import nn
 
@@ -65,7 +65,6 @@ def test_a_training_that_breaks_off_ends_as_if_it_had_not(tmp_path, monkeypatch,
     assert seen == [(e.number, e.steps, e.loss, e.accuracy, e.lr) for e in log.epochs]
 
 
-@timm_leaves_files_open
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_worker_processes_that_augment_it_ends_as_if_it_had_not_broken_off(tmp_path, monkeypatch, workers):
     root = make_folder(tmp_path, size=(12, 12), each=6)
