@@ -11,7 +11,10 @@ _lock = threading.RLock()
 
 
 class Block:
-    """What is known of threads while one of them is ``inside`` such a block; in a child, all are strangers to it."""
+    """What is known of threads while one of them is ``inside`` such a block.
+
+    In a child, all are strangers to the blocks of its parent.
+    """
 
     def __init__(self, inside: threading.Thread | None) -> None:
         self._inside, self._process = inside, os.getpid()  # None: no block
@@ -31,7 +34,7 @@ class Block:
         return thread not in self._apart and self._process == os.getpid()
 
     def skips(self) -> None:
-        """Note that what this thread does now is not recorded, which it should be if it works for the one inside."""
+        """Note that what this thread does now is not recorded, as it is of the one inside."""
         self._apart.add(threading.current_thread())
 
     def _is_inside(self) -> bool:

@@ -113,7 +113,7 @@ def is_mode(node: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class _Given:
-    """What a node that enters a mode returns in an :class:`InModes`: the mode, which is not entered yet."""
+    """What a node that enters a mode returns in :class:`InModes`: the mode, not entered yet."""
 
     manager: str
     args: tuple[Any, ...]

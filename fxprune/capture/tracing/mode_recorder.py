@@ -50,7 +50,7 @@ class ModeRecorder:
             self._now.paused = before
 
     def check_thread(self) -> None:
-        """Check that what this thread computes is in no mode of another one, in which a graph would compute it.
+        """Check that no other thread is in a mode: a graph would compute in it what this one does.
 
         Raises:
             TraceError: it is.

@@ -111,7 +111,11 @@ def reads_any(graph: fx.Graph, root: nn.Module, names: Iterable[str]) -> bool:
 
 
 def check_no_weights(tracer: SymbolicTracer, module: nn.Module) -> None:
-    """Raise TraceError for a layer with weights that is no part of the model, unless another thread calls it."""
+    """Check that a layer outside of the model has no weights, unless a stranger calls it.
+
+    Raises:
+        TraceError: it has.
+    """
     if not any(each is not None for each in tensor_tables(module)[0].values()):
         return
     if tracer.block.is_stranger():

@@ -56,7 +56,7 @@ class SymbolicTracer(fx.Tracer):
     literal = False
     # Whether nodes know their lines of the model's source.
     notes_lines = True
-    block: Block  # in which it traces
+    block = Block(None)  # in which it traces, if it traces a model
 
     def __init__(self, inputs: Inputs, decomposed: frozenset[str] = frozenset(), *, through: bool = True) -> None:
         """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``.
