@@ -10,60 +10,62 @@ from collections.abc import Iterator
 _lock = threading.RLock()
 
 
-class _Block:
-    """What is known of threads while one of them is inside :func:`one_thread`."""
+class Block:
+    """What is known of threads while one of them is ``inside`` such a block.
+
+    In a child, all are strangers to the blocks of its parent.
+    """
 
     def __init__(self, inside: threading.Thread | None) -> None:
-        self.inside = inside
-        self.joined: set[threading.Thread] = set()  # they work for the one inside
-        self.apart: set[threading.Thread] = set()  # something that they did was not recorded
+        self._inside, self._process = inside, os.getpid()  # None: no block
+        self._joined: set[threading.Thread] = set()  # they work for the one inside
+        self._apart: set[threading.Thread] = set()  # something that they did was not recorded
+
+    def is_stranger(self) -> bool:
+        """Tell whether another thread runs than the one inside, and does not work for it."""
+        return not self._is_inside() and threading.current_thread() not in self._joined
+
+    def joins(self) -> bool:
+        """Note that this thread works for the one inside; False: something was not recorded."""
+        if self._is_inside():
+            return True
+        thread = threading.current_thread()
+        self._joined.add(thread)
+        return thread not in self._apart and self._process == os.getpid()
+
+    def skips(self) -> None:
+        """Note that what this thread does now is not recorded, as it is of the one inside."""
+        self._apart.add(threading.current_thread())
+
+    def _is_inside(self) -> bool:
+        is_here = self._inside is threading.current_thread() and self._process == os.getpid()
+        return self._inside is None or is_here
 
 
-_block = _Block(None)
+_block = Block(None)
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let one thread run such blocks at a time; another one waits. A thread may enter again."""
     global _block
-    thread = threading.current_thread()
     with _lock:
-        before = _block
-        if before.inside is not thread:
-            _block = _Block(thread)
+        before, _block = _block, Block(threading.current_thread())
         try:
             yield
         finally:
             _block = before
 
 
-def is_stranger() -> bool:
-    """Tell whether another thread runs than the one in such a block, and does not work for it.
-
-    What it does now is not recorded.
-    """
-    thread, block = threading.current_thread(), _block
-    if block.inside in (None, thread) or thread in block.joined:
-        return False
-    block.apart.add(thread)
-    return True
-
-
-def joins() -> bool:
-    """Note that this thread works for the one in the block; False: something was not recorded."""
-    thread, block = threading.current_thread(), _block
-    if block.inside in (None, thread):
-        return True
-    block.joined.add(thread)
-    return thread not in block.apart
+def present_block() -> Block:
+    """Return the innermost block; what replaces functions keeps that in which it did."""
+    return _block
 
 
 def _renew() -> None:
     """Forget in a child the thread that held the lock, which does not exist there."""
     global _lock, _block
-    _lock = threading.RLock()
-    if _block.inside not in (None, threading.current_thread()):
-        _block = _Block(threading.Thread())  # so that any thread is a stranger to what stays replaced
+    _lock, _block = threading.RLock(), Block(None)
 
 
 if hasattr(os, "register_at_fork"):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
-from fxprune.common.threads import is_stranger
+from fxprune.common.threads import present_block
 from fxprune.errors import CaptureError
 from fxprune.pytorch.source import line_of
+
+_now = threading.local()  # `of_constants`: whether this thread is in such a block
 
 
 @contextlib.contextmanager
@@ -40,13 +43,18 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
         CaptureError: in the block, for a forward that asks which of its inputs need gradients.
     """
     refused: list[CaptureError] = []
+    block = present_block()
 
     def note(context: Any) -> None:
-        if not is_stranger():
+        if getattr(_now, "of_constants", False):
+            return
+        if block.is_stranger():
+            block.skips()
+        else:
             found[_function_of(context)] = None
 
     def refuse(context: Any) -> Any:
-        if is_stranger():
+        if getattr(_now, "of_constants", False) or block.is_stranger():
             return super(kind, context).needs_input_grad
         error = CaptureError(
             f"the torch.autograd.Function `{_function_of(context)}` asks which of its inputs need gradients at "
@@ -68,13 +76,11 @@ def custom_functions_noted(found: dict[str, None]) -> Iterator[None]:
 @contextlib.contextmanager
 def custom_functions_of_constants() -> Iterator[None]:
     """Note and refuse nothing: no tensor of the network, which may need a gradient, is an input."""
-    kind: Any = BackwardCFunction
-    watched = kind.__init__, kind.needs_input_grad
-    del kind.__init__, kind.needs_input_grad
+    before, _now.of_constants = getattr(_now, "of_constants", False), True
     try:
         yield
     finally:
-        kind.__init__, kind.needs_input_grad = watched
+        _now.of_constants = before
 
 
 def _function_of(context: Any) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -107,3 +109,56 @@ def _with_blocks(body: list[str]) -> list[str]:
 def is_mode(node: fx.Node) -> bool:
     """Tell whether a node only enters or leaves a mode."""
     return node.target is enter or node.target is leave
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a node that enters a mode returns in :class:`InModes`: the mode, not entered yet."""
+
+    manager: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class InModes(fx.Interpreter):
+    """Runs each node in the modes that are open there, and leaves them with it.
+
+    So a run may stop anywhere, and runs may take turns.
+
+    Attributes:
+        around: a node inside modes -> the nodes that enter these, the outermost first; they must have values.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, garbage_collect_values: bool = True, graph: fx.Graph | None = None
+    ) -> None:
+        super().__init__(module, garbage_collect_values=garbage_collect_values, graph=graph)
+        self.extra_traceback = False
+        self.around = _entered_around(self.graph)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node; one that enters a mode returns what the mode is."""
+        if n.target is enter:
+            (manager, *args), kwargs = self.fetch_args_kwargs_from_env(n)
+            return _Given(manager, (*args,), kwargs)
+        if n.target is leave:
+            return None
+        with ExitStack() as modes:
+            for node in self.around.get(n, ()):
+                given = self.env[node]
+                modes.enter_context(getattr(torch, given.manager)(*given.args, **given.kwargs))
+            return super().run_node(n)
+
+
+def _entered_around(graph: fx.Graph) -> dict[fx.Node, tuple[fx.Node, ...]]:
+    """Map each node inside a mode to those that enter the modes around it, the outermost first."""
+    around: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    inside: tuple[fx.Node, ...] = ()
+    for node in graph.nodes:
+        if inside:
+            around[node] = inside
+        if node.target is enter:
+            inside = (*inside, node)
+        elif node.target is leave:
+            inside = tuple(each for each in inside if each is not node.args[0])
+    return around

@@ -18,6 +18,7 @@ from torch import Tensor
 from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
+    is_composed,
     makes_storage,
     op_arguments,
     op_name,
@@ -143,6 +144,9 @@ class Observer(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation, and record it if it is linear in a weight."""
+        if is_composed(func):  # it comes whole in inference mode
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         case = _CASES.get(op_name(func).split("::")[1])
         found = None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import fx
 
 from fxprune.arguments.inputs import Inputs, in_order
-from fxprune.pytorch.modes import enter, leave
+from fxprune.pytorch.modes import InModes
 from fxprune.pytorch.torch_private import pytree
 
 from .contractions import Observer
@@ -30,11 +30,9 @@ class Execution:
     def __init__(self, module: fx.GraphModule, batches: Sequence[Inputs]) -> None:
         self.module = module
         self.nodes = list(module.graph.nodes)
-        self._interpreter = fx.Interpreter(module, garbage_collect_values=False)
-        self._interpreter.extra_traceback = False
+        self._interpreter = InModes(module, garbage_collect_values=False)
         self._inputs = [list(in_order(module.graph, batch)) for batch in batches]
         self._values: list[dict[fx.Node, Any]] = [{} for _ in batches]
-        self._open: dict[fx.Node, tuple[Any, Any]] = {}  # modes that were entered and not left
         self._dying: dict[fx.Node, list[fx.Node]] = {}
         for node in {operand: user for user in self.nodes for operand in user.all_input_nodes}.items():
             self._dying.setdefault(node[1], []).append(node[0])
@@ -47,7 +45,7 @@ class Execution:
         else:
             self._interpreter.env = values
             with torch.no_grad(), observer or nullcontext():
-                values[node] = self._run(node)
+                values[node] = self._interpreter.run_node(node)
         return values[node]
 
     def value(self, node: fx.Node, batch: int) -> Any:
@@ -56,33 +54,23 @@ class Execution:
 
     def has(self, node: fx.Node, *, but: set[fx.Node]) -> bool:
         """Tell whether the operands of a node have values, apart from some."""
-        wanted = [operand for operand in node.all_input_nodes if operand not in but]
+        wanted = {operand for operand in self._read(node) if operand not in but}
         return all(operand in values for values in self._values for operand in wanted)
 
     def through(self, node: fx.Node, chain: Sequence[fx.Node], value: Any, batch: int) -> Any:
         """Compute nodes from another value of one node, and keep nothing."""
-        read = {operand for each in chain for operand in each.all_input_nodes} - {node, *chain}
+        read = {operand for each in chain for operand in self._read(each)} - {node, *chain}
         # Copies: a call may write to its operands in place.
         others = {operand: _copied(self._values[batch][operand]) for operand in read}
         self._interpreter.env = {**others, node: value}
-        before = dict(self._open)
         with torch.no_grad():
             for each in chain:
-                value = self._interpreter.env[each] = self._run(each)
-        self._open = before
+                value = self._interpreter.env[each] = self._interpreter.run_node(each)
         return value
 
-    def _run(self, node: fx.Node) -> Any:
-        """Run a node in the modes that are open there, and that end with it: executions take turns."""
-        if node.target is enter:
-            self._open[node] = self._interpreter.fetch_args_kwargs_from_env(node)
-        elif node.target is leave:
-            self._open.pop(node.all_input_nodes[0], None)
-        else:
-            with ExitStack() as modes:
-                for (manager, *args), kwargs in self._open.values():
-                    modes.enter_context(getattr(torch, manager)(*args, **kwargs))
-                return self._interpreter.run_node(node)
+    def _read(self, node: fx.Node) -> Iterator[fx.Node]:
+        """Yield what must be computed before a node: its operands, and the modes around it."""
+        yield from (*node.all_input_nodes, *self._interpreter.around.get(node, ()))
 
     def free(self, node: fx.Node) -> None:
         """Free the values whose last use a node is."""

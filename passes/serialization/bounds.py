@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from fxprune.arguments.inputs import Inputs, in_order, inputs_for, tensors_of
 from fxprune.passes.lowering import MetaInterpreter
 from fxprune.pytorch.meta import value_of
+from fxprune.pytorch.modes import InModes
 from fxprune.pytorch.modules import MetaMode, device_of, named_tensors, to_meta
 from fxprune.pytorch.torch_private import TorchDispatchMode, op_name, pytree
 
@@ -80,8 +81,7 @@ def run_bounded(network: fx.GraphModule, inputs: Inputs) -> Any:
     Raises:
         AbsurdError: a node makes or computes more than a network of these sizes can need; the message names it.
     """
-    interpreter = _BoundedInterpreter(network, garbage_collect_values=True)
-    interpreter.extra_traceback = False
+    interpreter = _HereInterpreter(network)
     with _Foreseen(_bounds(network, inputs, 1)):
         return interpreter.run(*in_order(network.graph, inputs_for(network, inputs)))
 
@@ -189,6 +189,10 @@ class _BoundedInterpreter(fx.Interpreter):
         except AbsurdError as error:
             raise AbsurdError(f"the node `{n}` cannot be run: {error}") from error
         return value
+
+
+class _HereInterpreter(_BoundedInterpreter, InModes):
+    """Does so on the network's own device."""
 
 
 class _MetaInterpreter(_BoundedInterpreter, MetaInterpreter):

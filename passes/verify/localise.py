@@ -14,6 +14,7 @@ from fxprune.node_facts import Shape
 from fxprune.passes.merge import snap
 from fxprune.passes.rewrite import WIDE, narrow
 from fxprune.plans import Plan
+from fxprune.pytorch.modes import InModes
 from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import pytree
 
@@ -42,13 +43,12 @@ class _FoundError(Exception):
     """Ends the interpreter's run and carries the node."""
 
 
-class _Listener(fx.Interpreter):
+class _Listener(InModes):
     def __init__(
         self, module: nn.Module, recorded: dict[str, Any], wanted: dict[str, Any], plan: Plan, tolerance: float
     ) -> None:
         assert isinstance(module, fx.GraphModule)
         super().__init__(module)
-        self.extra_traceback = False
         self.recorded, self.wanted, self.plan, self.tolerance = recorded, wanted, plan, tolerance
 
     def hear(self, inputs: Inputs) -> None:

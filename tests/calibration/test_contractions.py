@@ -76,6 +76,18 @@ def test_the_output_is_linear_in_the_features(name):
     torch.testing.assert_close(rows, predicted, rtol=0, atol=CLOSE)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_operation_in_inference_mode_is_observed(name):
+    """There, PyTorch hands modes some operators whole that are made of others elsewhere."""
+    layer, x = made(name)
+    found, _ = seen_in(layer, x)
+    with torch.inference_mode():
+        inside, out = seen_in(layer, x)
+    assert inside.weight.data_ptr() == found.weight.data_ptr() and inside.features == found.features
+    torch.testing.assert_close(inside.out, found.out, rtol=0, atol=0)
+    assert inside.out.data_ptr() == out.data_ptr()
+
+
 def test_samples_are_rows_of_the_whole():
     layer, x = made("strided")
     found, _ = seen_in(layer, x)

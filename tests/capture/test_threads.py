@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.rewrites.merges import narrow_snapped
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import fxprune
 from fxprune.errors import CaptureError
@@ -76,6 +77,7 @@ def test_other_threads_run_as_ever_while_one_traces(monkeypatch):
     coupling = fxprune.couple(model, images)
     assert told == [False, False, False]
     assert str(coupling.graph_module.graph) == str(alone.graph_module.graph)
+    assert coupling.graph_module.meta == alone.graph_module.meta
     assert coupling.digest == alone.digest
 
 
@@ -109,6 +111,18 @@ class Pooled(nn.Module):
             return self.norm(x) * (2 if torch.is_grad_enabled() else 1)
         if self.mode == "asks first":
             return (2 if torch.is_grad_enabled() else 1) * self.norm(x)
+        if self.mode == "calls a layer of its own first":
+            return nn.Conv2d(1, 8, 1)(torch.ones(1, 1, 1, 1)).detach() * self.norm(x)
+        if self.mode == "a gradient of its own first":
+            return Thrice.apply(torch.ones(1, requires_grad=True)) * self.norm(x)
+        if self.mode == "a constant by a function first":
+            return Thrice.apply(torch.ones(1)) * self.norm(x)
+        if self.mode == "an activation that the call makes":
+            return self.norm(nn.ReLU()(x))
+        if self.mode == "layers that the call puts together":
+            return nn.Sequential(self.norm, nn.Sigmoid())(x)
+        if self.mode == "PyTorch's own modes":
+            return checkpoint(self.norm, x, use_reentrant=False)
         if self.mode == "sets one first":
             with torch.no_grad():
                 return self.norm(x)
@@ -120,7 +134,17 @@ class Pooled(nn.Module):
             return self.last(x + pool.submit(self.branch, x).result())
 
 
-@pytest.mark.parametrize("mode", ["none", "asks"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "none",
+        "asks",
+        "a constant by a function first",
+        "an activation that the call makes",
+        "layers that the call puts together",
+        "PyTorch's own modes",
+    ],
+)
 def test_a_branch_in_a_thread_of_the_model_becomes_narrow(mode):
     torch.manual_seed(0)
     model, images = Pooled(mode).eval().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -133,9 +157,11 @@ def test_a_branch_in_a_thread_of_the_model_becomes_narrow(mode):
             torch.testing.assert_close(narrow(images), snapped(images), rtol=1e-12, atol=1e-12)  # float64 sums
 
 
-@pytest.mark.parametrize("mode", ["asks first", "sets one first"])
-def test_modes_of_a_thread_that_is_not_known_yet_are_refused(mode):
-    with pytest.raises(CaptureError, match="a thread of the model asks for modes, or sets them, before it computes"):
+@pytest.mark.parametrize(
+    "mode", ["asks first", "sets one first", "calls a layer of its own first", "a gradient of its own first"]
+)
+def test_what_is_not_recorded_of_a_thread_that_is_not_known_yet_is_refused(mode):
+    with pytest.raises(CaptureError, match=r"a thread of the model asks for modes, .* before it computes"):
         fxprune.couple(Pooled(mode).eval(), torch.randn(2, 3, 8, 8))
 
 
@@ -160,4 +186,29 @@ def test_a_process_that_another_thread_forks_in_a_trace_runs_as_ever():
 
     _BESIDE.append(beside)
     fxprune.couple(Beside().eval(), torch.randn(1, 3, 8, 8))
+    assert codes == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_process_that_another_thread_forks_in_a_trace_couples_its_own():
+    codes, images = [], torch.randn(1, 3, 8, 8)
+    model = Pooled("an activation that the call makes").eval()
+    groups = [*fxprune.couple(model, images).groups]
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(int([*fxprune.couple(model, images).groups] != groups))
+            finally:
+                os._exit(2)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    def beside() -> None:
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+
+    _BESIDE.append(beside)
+    fxprune.couple(Beside().eval(), images)
     assert codes == [0]

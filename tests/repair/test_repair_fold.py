@@ -59,8 +59,21 @@ class Moded(nn.Module):
         if self.mode == "no gradients":
             with torch.no_grad():
                 return self.head(y.relu())
-        with torch.autocast("cpu"):
+        with torch.autocast("cpu", enabled=self.mode == "autocast"):
             return self.head(y.relu()).float()
+
+
+@pytest.mark.parametrize("mode", ["inference", "no gradients"])
+def test_a_layer_in_a_mode_without_gradients_is_repaired(mode):
+    torch.manual_seed(0)
+    plain, batches = Moded("none").eval(), [torch.randn(60, 16), torch.randn(60, 16)]
+    model = Moded(mode).eval()
+    model.load_state_dict(plain.state_dict())
+    found = [
+        fxprune.fold(each, fxprune.plan(fxprune.couple(each, batches[0]), keep=0.5), batches).meta["errors"]
+        for each in (model, plain)
+    ]
+    assert found[0] == found[1] and found[0]["readers"] < found[0]["none"]
 
 
 @pytest.mark.parametrize("mode", ["inference", "no gradients", "autocast"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
 from torch import fx, nn
@@ -9,6 +11,7 @@ from torch import fx, nn
 from fxprune.passes.lowering import operator_of
 from fxprune.passes.serialization import check_sizes, run_bounded
 from fxprune.passes.serialization.bounds import AbsurdError
+from fxprune.pytorch.modes import enter
 
 X = object()  # the node before
 
@@ -111,3 +114,15 @@ def test_a_bounded_run_returns_what_the_graph_does():
     graph = graph_of(("torch.nn.functional.one_hot", X), ("cumsum", X, -1))
     x = torch.tensor([[0, 2], [1, 1]])
     assert torch.equal(run_bounded(graph, (x,)), graph(x))
+
+
+def test_a_refusal_inside_a_mode_leaves_it():
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.call_function(enter, ("autocast", "cpu"))
+    number = graph.call_method("item", (graph.call_method("sum", (x,)),))
+    graph.output(graph.call_function(operator.pow, (number, 10**12)))
+    before = torch.is_autocast_enabled("cpu")
+    with pytest.raises(AbsurdError):
+        run_bounded(fx.GraphModule(nn.Module(), graph), (torch.ones(2, 3, dtype=torch.long),))
+    assert torch.is_autocast_enabled("cpu") == before

@@ -11,7 +11,6 @@ import torch
 from torch import fx
 from torch.autograd import Function
 
-from fxprune.common.threads import is_stranger
 from fxprune.pytorch.custom_functions import applied_by, custom_functions_noted, custom_functions_of_constants
 from fxprune.pytorch.torch_private import pytree
 
@@ -60,8 +59,6 @@ def custom_functions_traced(found: dict[str, None]) -> Iterator[None]:
     def apply(call: Any, cls: Any, /, *args: Any, **kwargs: Any) -> Any:
         leaves = pytree.tree_leaves((args, kwargs))
         if not any(isinstance(leaf, fx.Proxy) for leaf in leaves):
-            if is_stranger():
-                return call(*args, **kwargs)
             with custom_functions_of_constants() if all(map(_is_constant, leaves)) else contextlib.nullcontext():
                 return call(*args, **kwargs)
         found[cls.__name__] = None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxprune.common.threads import is_stranger
 from fxprune.pytorch.modes import MANAGERS, enter, leave, question_holders
 from fxprune.pytorch.source import is_graph, is_machinery
 from fxprune.pytorch.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
@@ -29,17 +29,38 @@ class ModeRecorder:
 
     def __init__(self, tracer: Any) -> None:
         """Record with ``tracer.create_proxy``."""
-        self.tracer, self.paused = tracer, False
-        self._open: list[tuple[Any, fx.Node]] = []
+        self.tracer = tracer
+        self._now = threading.local()
+        self.lock = threading.RLock()  # of a thread that records a node
+        # Those that are open: the context, the thread that entered it, and the node.
+        self._open: list[tuple[Any, threading.Thread, fx.Node]] = []
+
+    @property
+    def paused(self) -> bool:
+        """Whether this thread is in a block in which nothing is recorded."""
+        return getattr(self._now, "paused", False)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
         """Record nothing inside the block: its modes do not belong to the model."""
-        before, self.paused = self.paused, True
+        before, self._now.paused = self.paused, True
         try:
             yield
         finally:
-            self.paused = before
+            self._now.paused = before
+
+    def check_thread(self) -> None:
+        """Check that no other thread is in a mode: a graph would compute in it what this one does.
+
+        Raises:
+            TraceError: it is.
+        """
+        if any(thread is not threading.current_thread() for _, thread, _ in self._open):
+            error = fx.proxy.TraceError("a thread of the model computes while another one is in a mode")
+            error.add_note(
+                "PyTorch keeps modes for each thread: enter a mode in the thread that computes in it, alone."
+            )
+            raise self.tracer.refusal(error)
 
     @contextlib.contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
@@ -93,25 +114,35 @@ class ModeRecorder:
             _replace(stack, manager, method, replacement)
 
     def _enter(self, context: Any, name: str) -> None:
-        if self.paused or is_stranger() or _inside_torch(sys._getframe(2)):
+        if self.paused or _inside_torch(sys._getframe(2)) or self._skips():
             return
         args, kwargs = _given(context)
-        node = self.tracer.create_proxy("call_function", enter, (name, *args), kwargs).node
-        self._open.append((context, node))
+        with self.lock:
+            node = self.tracer.create_proxy("call_function", enter, (name, *args), kwargs).node
+            self._open.append((context, threading.current_thread(), node))
 
     def _leave(self, context: Any) -> None:
         if not self._open or self._open[-1][0] is not context:
             return
-        _, node = self._open.pop()
-        if newest_node(node.graph) is node:  # nothing was recorded inside
-            node.graph.erase_node(node)
-        else:
-            self.tracer.create_proxy("call_function", leave, (fx.Proxy(node, self.tracer),), {})
+        with self.lock:
+            self.check_thread()
+            *_, node = self._open.pop()
+            if newest_node(node.graph) is node:  # nothing was recorded inside
+                node.graph.erase_node(node)
+            else:
+                self.tracer.create_proxy("call_function", leave, (fx.Proxy(node, self.tracer),), {})
+
+    def _skips(self) -> bool:
+        """Tell whether a thread runs that is not known to be of the model; note what it skips."""
+        if not self.tracer.block.is_stranger():
+            return False
+        self.tracer.block.skips()
+        return True
 
     def _question(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         def asked(*args: Any, **kwargs: Any) -> Any:
             name = sys._getframe(1).f_code.co_filename
-            if self.paused or is_stranger() or (is_machinery(name) and not is_graph(name)):
+            if self.paused or (is_machinery(name) and not is_graph(name)) or self._skips():
                 return ask(*args, **kwargs)
             return self.tracer.create_proxy("call_function", ask, args, kwargs)
 
@@ -132,7 +163,7 @@ class ModeRecorder:
             try:
                 return function(*args, **kwargs)
             except Exception as error:
-                if not is_stranger():
+                if not self._skips():
                     self.tracer.refusal(error)
                 raise
 

@@ -111,8 +111,16 @@ def reads_any(graph: fx.Graph, root: nn.Module, names: Iterable[str]) -> bool:
 
 
 def check_no_weights(tracer: SymbolicTracer, module: nn.Module) -> None:
-    """Raise TraceError for a layer with weights that is no part of the model."""
-    if any(each is not None for each in tensor_tables(module)[0].values()):
+    """Check that a layer outside of the model has no weights, unless a stranger calls it.
+
+    Raises:
+        TraceError: it has.
+    """
+    if not any(each is not None for each in tensor_tables(module)[0].values()):
+        return
+    if tracer.block.is_stranger():
+        tracer.block.skips()
+    else:
         error = fx.proxy.TraceError(f"a {type(module).__name__} with weights is called that is no part of the network")
         error.add_note(
             "Make it in `__init__` and keep it as an attribute of a module: weights that `forward` makes are never "

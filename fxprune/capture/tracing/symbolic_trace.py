@@ -20,7 +20,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_tensor
 from fxprune.arguments.inputs import Inputs
-from fxprune.common.threads import is_stranger, joins
+from fxprune.common.threads import Block, present_block
 from fxprune.pytorch.data_writes import data_writes
 from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.modules import named_tensors
@@ -56,6 +56,7 @@ class SymbolicTracer(fx.Tracer):
     literal = False
     # Whether nodes know their lines of the model's source.
     notes_lines = True
+    block = Block(None)  # in which it traces, if it traces a model
 
     def __init__(self, inputs: Inputs, decomposed: frozenset[str] = frozenset(), *, through: bool = True) -> None:
         """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``.
@@ -97,6 +98,7 @@ class SymbolicTracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module."""
+        self.block = present_block()
         through = functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
         own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
@@ -165,12 +167,16 @@ class SymbolicTracer(fx.Tracer):
         """Make a node, with its lines of the model's source.
 
         Raises:
-            TraceError: a thread asked for a mode, or set one, before anything told that it is one of the model.
+            TraceError: a thread asked for a mode, say, before anything told that it is one of the model; or another one
+                is in a mode, in which the graph would compute the node.
         """
-        if not joins():
-            said = "a thread of the model asks for modes, or sets them, before it computes"
+        if not self.block.joins():
+            said = "a thread of the model asks for modes, sets them, or calls what has weights or gradients of its own"
+            said += " before it computes"
             raise self.refusal(fx.proxy.TraceError(said))
-        node = super().create_node(*given, **options)
+        with self.modes.lock:
+            self.modes.check_thread()
+            node = super().create_node(*given, **options)
         if self.notes_lines:
             node.stack_trace = node.stack_trace or stack_of(sys._getframe(1), SymbolicTracer.trace.__code__) or None
         return node
@@ -199,10 +205,10 @@ class SymbolicTracer(fx.Tracer):
             return args[0]  # the model may write into it
         inner = decomposition_for(m, args, kwargs)
         if id(m) not in self._in_tree:
-            if is_stranger():
-                return forward(*args, **kwargs)
+            if any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):
+                self.block.joins()
             check_no_weights(self, m)
-            return forward(*args, **kwargs) if inner is None else inner(*args, **kwargs)
+            return forward(*args, **kwargs) if inner is None or self.block.is_stranger() else inner(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
         if self.keeps(m, self.inside[-1]):
             check_call(m, args, kwargs)
