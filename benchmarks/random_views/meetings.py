@@ -37,7 +37,7 @@ def mantissa(net: nn.Module, draw: Draw, pool: Pool) -> Step:
 
 @operation(often=2)
 def meet(net: nn.Module, draw: Draw, pool: Pool) -> Step:
-    """Add an earlier tensor that is flattened to the same shape, in any order, or multiply by it."""
+    """Add an earlier tensor, flattened in any order to the same shape, or multiply by it."""
     shape = pool[-1].shape
     place = draw.choice([place for place, x in enumerate(pool) if x.numel() == pool[-1].numel() and place])
     rank = pool[place].dim()

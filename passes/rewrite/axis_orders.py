@@ -52,7 +52,7 @@ class AxisOrders:
         return alone[0] if alone else found.pop() if len(found) == 1 else None
 
     def _made(self, part: Part) -> Order | None:
-        """Return what a call makes itself; of channels alone a view makes such, and where it states all of them."""
+        """Return what a call makes itself: channels where it parts these alone, or states them."""
         if part.kind != "both":
             return (part,)
         codes = self.sources.shape(part.node).axes[part.dim]

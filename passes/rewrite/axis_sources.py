@@ -91,7 +91,7 @@ class AxisSources:
         self.coupling = coupling
 
     def of(self, node: fx.Node, dim: int) -> list[Sequence[Source]]:
-        """List what lies in an axis, the slowest first, once for each tensor that the call joins; [] if unknown."""
+        """List what lies in an axis, the slowest first, for each tensor that meets in it."""
         shape, given, name = self.shape(node), self.tensors(node), self.name(node)
         last = dim - len(shape.sizes)
         codes = shape.axes[dim]
