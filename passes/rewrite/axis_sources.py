@@ -159,7 +159,7 @@ class AxisSources:
         return name_of(type(self.module(node)) if node.op == "call_module" else node.target)
 
     def _aligned(self, given: Sequence[fx.Node], last: int, shape: Shape) -> list[Sequence[Source]]:
-        """List the axes that meet in one which is counted from the last, but for those that are broadcast."""
+        """List the axes that meet in one, counted from the last, but for those that are broadcast."""
         sizes = {each: self.shape(each).sizes for each in given}
         whole = [each for each in sizes if len(sizes[each]) >= -last and sizes[each][last] == shape.sizes[last]]
         on = [each for each in whole if self.shape(each).axes[last] is not None]
@@ -167,7 +167,7 @@ class AxisSources:
         return [[(each, len(sizes[each]) + last)] for each in met]
 
     def _layered(self, node: fx.Node, given: fx.Node, dim: int) -> list[Sequence[Source]]:
-        """A layer makes channels of its weight; linear layers leave all axes but the last, others the first alone."""
+        """A layer makes channels; linear ones leave all axes but the last, others the first."""
         shape = self.shape(node)
         is_last = "linear" in self.name(node)
         if dim == (len(shape.sizes) - 1 if is_last else 1):
@@ -176,7 +176,7 @@ class AxisSources:
         return [[(given, dim)]] if same_rank and (is_last or dim == 0) else []
 
     def has_stated(self, node: fx.Node, dim: int) -> bool:
-        """Tell whether a view states the length of an axis: as a number, or as that of channels alone."""
+        """Tell whether a view states a length: as a number, or as that of channels alone."""
         size = self._asked(node, len(self.shape(node).sizes)).get(dim)
         at = size.args[1] if isinstance(size, fx.Node) and len(size.args) == 2 else None
         read = size.args[0] if isinstance(size, fx.Node) and isinstance(at, int) else None
