@@ -61,10 +61,10 @@ def _guard_sides(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, An
             continue
         front = range(old[0]), range(new[0])
         behind = range(old[-1] + 1, len(before)), range(new[-1] + 1, len(after))
-        splits = len(new) > 1 and any(is_open(asked.get(d)) for d in new)
+        is_left_over = any(is_open(asked.get(d)) for d in new)
         moved = [before[d] for d in behind[0]].count(1) != [after[d] for d in behind[1]].count(1)
         for old_side, new_side in (front, behind):
-            if old_side is behind[0] and not (splits or moved or len(old) + len(new) > 2):
+            if old_side is behind[0] and not (is_left_over or moved or len(old) + len(new) > 2):
                 continue
             if _stay(base, site, asked, old_side, new_side) or _is_implied(site, shape, asked, old_side, new_side):
                 continue

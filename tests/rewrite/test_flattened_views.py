@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.rewrites.sizes import shares_of_rows
-from samples import Net, conv
+from samples import Net, conv, linear
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
@@ -96,3 +96,38 @@ def test_a_sum_over_channels_that_all_stay_is_as_it_was(read, name):
     wide = [(node.name, str(node.args), node.kwargs) for node in coupling.graph_module.graph.nodes]
     assert [(node.name, str(node.args), node.kwargs) for node in narrow.graph.nodes] == wide
     assert name in {node.name for node in narrow.graph.nodes}
+
+
+def test_an_open_size_beside_computed_ones_takes_what_it_took_in_the_example():
+    """There are three times as many rows as images: of fewer rows, one of the view would hold two channels."""
+    torch.manual_seed(0)
+
+    def forward(s, x):
+        y = s.a(x)
+        return s.head(y.reshape(x.shape[0], -1, x.shape[1] * y.shape[0], x.shape[2]).transpose(2, 3)).sum(1)
+
+    net = Net(forward, a=conv(3, 6), head=linear(6, 4)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images((2, 6, 6))), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert_equal_at(snapped, narrow, (2, 6, 6))
+    assert snapped(images((2, 2, 8))).isfinite().all()
+    with pytest.raises(SpecialisedError, match="capture again"):
+        narrow(images((2, 2, 8)))
+
+
+def test_as_many_rows_as_a_quotient_of_the_batch_are_guarded():
+    torch.manual_seed(0)
+
+    def forward(s, x):
+        y = s.a(x).sin()
+        return s.head(y.reshape(x.shape[1] // 3, 12, y.shape[0] // 2, y.shape[0] // 2).transpose(1, 3))
+
+    net = Net(forward, a=conv(3, 6), head=linear(12, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images((2, 1, 1))), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert_equal_at(snapped, narrow, (2, 1, 1))
+    assert snapped(images((4, 2, 1))).isfinite().all()
+    with pytest.raises(SpecialisedError, match="capture again"):
+        narrow(images((4, 2, 1)))
