@@ -203,3 +203,8 @@ def test_lengths_that_nothing_tells_are_open(name):
     told = list(said_and_true(without_layers(operation)))
     assert {axis for _, axis, said, true in told if said != true} == axes
     assert all(true for *_, said, true in told if said), told
+
+
+def test_an_einsum_that_names_its_axes_by_numbers_is_coupled():
+    net = Net(lambda s, x: s.b(torch.einsum(s.a(x), [0, 1, 2, 3], [0, 1])), a=conv(3, 8), b=linear(8, 4)).eval()
+    assert fxprune.couple(net, torch.rand(2, 3, 4, 4)).groups["a.weight"].width == 8
