@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch.call_targets import FLATTENS, SQUEEZES, VIEWS, canonical_call, positional, runs_own_code
+from fxprune.pytorch.call_targets import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
 from fxprune.pytorch.view_factors import ViewFactor, view_factors
 
 from .axis_sources import is_constant
@@ -26,10 +26,6 @@ _IN_ORDER = frozenset({
     "flatten", "identity", "relu6", "leaky_relu", "leakyrelu", "elu", "selu", "celu", "mish", "softplus", "hardswish",
     "hardsigmoid", "hardtanh", "logsigmoid", "clamp", "pow", "exp", "log", "sqrt", "abs",
 })  # fmt: skip
-
-
-# Calls that only add or remove axes of length 1, where they keep the number of elements.
-_ONES = frozenset({"unsqueeze", torch.unsqueeze}) | SQUEEZES
 
 
 def guard_split(site: Site, asked: Mapping[int, Any], made: fx.Node) -> dict[int, int]:
@@ -104,7 +100,8 @@ def _keeps_order(site: Site, node: fx.Node) -> bool:
 
 def _keeps_numbers(site: Site, node: fx.Node) -> bool:
     """Tell whether a call keeps what it reads in order, but for axes of length 1."""
-    return _keeps_order(site, node) or site.orders.sources.keeps_places(node) or canonical_call(node.target) in _ONES
+    sources = site.orders.sources
+    return _keeps_order(site, node) or sources.keeps_places(node) or sources.name(node) in ("unsqueeze", "squeeze")
 
 
 def _is_narrower(site: Site, value: Any) -> bool:
@@ -269,7 +266,8 @@ def _is_told(site: Site, asked: Mapping[int, Any], factor: ViewFactor) -> bool:
     on = next((dims for dims in ends if dims and math.prod(sizes[d] for d in dims) == channels), ())
     are_stated = all(isinstance(asked.get(d), int) and not is_open(asked[d]) for d in on)
     others = [asked.get(d) for d in right if d not in on]
-    return bool(side and on) and (are_stated or all(reads_batch(site, each) for each in others))
+    is_batch = len(order) - len(parts) == len(others) == 1 and reads_batch(site, others[0])
+    return bool(side and on) and (are_stated or is_batch)
 
 
 def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int], *, flat: bool) -> None:

@@ -63,6 +63,13 @@ def total(y):
         ),
         (lambda y, x: rows(spread(y.permute(2, 0, 1, 3).flatten(1, 3), 1).view(4, 2, 8)), (2, 4, 1), (1, 4, 2)),
         (lambda y, x: rows(spread(y.permute(2, 1, 0, 3).flatten()).view(x.shape[0], 8, -1)), (4, 4, 2), (1, 4, 2)),
+        (lambda y, x: rows(spread(y.flatten(1, 2), 1).unsqueeze(-1).reshape(2, -1, 4)), (2, 1, 1), (2, 8, 1)),
+        (lambda y, x: rows(spread(y.mT.flatten(1, 2), 1)[None].reshape(2, -1, 4)), (2, 1, 1), (2, 8, 1)),
+        (
+            lambda y, x: rows(spread(y.transpose(1, 2).flatten(0, 2)).frexp()[0].view(x.shape[0], -1, 1)),
+            (2, 1, 1),
+            (2, 8, 1),
+        ),
     ],
 )
 def test_a_view_parts_flattened_images_in_the_order_of_the_example(op, example, other):
