@@ -77,6 +77,8 @@ def check_written(args: argparse.Namespace, *names: str) -> dict[str, str]:
 
     others = [value for name, value in given.items() if name not in names]
     for name, path in written.items():
+        if str(path) in ("", os.curdir):
+            raise OptionError(f"--{name} is empty: name a file.")
         check_no_result(path, others)
         same = [each for each in written if os.path.realpath(written[each]) == os.path.realpath(path)]
         if same != [name]:

@@ -36,7 +36,7 @@ from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
-from .axis_orders import AxisOrders
+from .axes import AxisOrders
 from .calls import CASES
 from .indexing import put_back
 from .position_guards import guard_flat, guard_inputs

@@ -16,7 +16,7 @@ from fxprune.pytorch.call_targets import INDICES, PADS, PUTS, SLICES, SPLITS, ca
 from fxprune.pytorch.torch_private import pytree
 from fxprune.pytorch.view_factors import view_factors
 
-from .axis_sources import is_constant
+from .axes import is_constant
 from .site import Site, product
 
 # Calls that name places along an axis.

@@ -18,7 +18,7 @@ from fxprune.plans import Plan
 from fxprune.pytorch import call_targets
 from fxprune.pytorch.torch_private import pytree
 
-from .axis_orders import AxisOrders
+from .axes import AxisOrders
 
 WIDE = "fxprune_wide"
 # The number that a narrow node has at the analysed input.

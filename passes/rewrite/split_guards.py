@@ -17,7 +17,7 @@ from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch.call_targets import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
 from fxprune.pytorch.view_factors import ViewFactor, view_factors
 
-from .axis_sources import is_constant
+from .axes import is_constant
 from .position_guards import axes_before, guard_inputs, is_open, is_read, length_in, reads_batch
 from .site import WIDE, Site, product
 
@@ -253,7 +253,7 @@ def _is_told(site: Site, asked: Mapping[int, Any], factor: ViewFactor) -> bool:
     """
     left, right = factor
     given = positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
-    orders = [site.orders.of(given, d) for d in left]
+    orders = [site.orders.of(given, d) for d in left if not site.orders.sources.is_one(given, d)]
     if all(order is not None and len(order) == 1 for order in orders):
         return True
     if None in orders:
@@ -261,7 +261,7 @@ def _is_told(site: Site, asked: Mapping[int, Any], factor: ViewFactor) -> bool:
     order = tuple(part for each in orders for part in each or ())
     side, sizes = site.orders.side(order), site.value.sizes
     parts = [part for part in order if part.kind == "channels"]
-    channels = math.prod(site.coupling.nodes[part.node.name].value.sizes[part.dim] for part in parts)
+    channels = math.prod(part.size for part in parts)
     ends = [right[:at] if side == "front" else right[at:] for at in range(len(right) + 1)]
     on = next((dims for dims in ends if dims and math.prod(sizes[d] for d in dims) == channels), ())
     are_stated = all(isinstance(asked.get(d), int) and not is_open(asked[d]) for d in on)

@@ -20,6 +20,7 @@ OPEN = {"fxprune.common", "fxprune.pytorch", "fxprune.arguments", "benchmarks", 
 INNER = {
     "fxprune.analysis.groups", "fxprune.analysis.lengths", "fxprune.analysis.rules", "fxprune.capture.tracing",
     "fxprune.equivalence.programs", "fxprune.pytorch.meta", "fxprune.pytorch.torch_private",
+    "fxprune.passes.rewrite.axes",
 }  # fmt: skip
 # Break what is inside of a room on purpose, to see it found.
 BREAKS = {"benchmarks.fuzz.folders", "benchmarks.fuzz.networks", "benchmarks.fuzz.subjects"}

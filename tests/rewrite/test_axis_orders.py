@@ -11,7 +11,7 @@ from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
-from fxprune.passes.rewrite.axis_orders import AxisOrders
+from fxprune.passes.rewrite.axes import AxisOrders
 from fxprune.plans import Plan
 
 
@@ -63,6 +63,7 @@ def total(y):
         ),
         (lambda y, x: rows(spread(y.permute(2, 0, 1, 3).flatten(1, 3), 1).view(4, 2, 8)), (2, 4, 1), (1, 4, 2)),
         (lambda y, x: rows(spread(y.permute(2, 1, 0, 3).flatten()).view(x.shape[0], 8, -1)), (4, 4, 2), (1, 4, 2)),
+        (lambda y, x: rows(y.repeat_interleave(3, 1).reshape(y.shape[0] * 8, -1, 4, 4).amax(1)), (2, 4, 4), (3, 4, 4)),
         (lambda y, x: rows(spread(y.flatten(1, 2), 1).unsqueeze(-1).reshape(2, -1, 4)), (2, 1, 1), (2, 8, 1)),
         (lambda y, x: rows(spread(y.mT.flatten(1, 2), 1)[None].reshape(2, -1, 4)), (2, 1, 1), (2, 8, 1)),
         (
@@ -99,6 +100,41 @@ def test_a_view_parts_flattened_images_in_the_order_of_the_example(op, example, 
 def test_axes_that_are_flattened_in_other_orders_meet_at_the_size_of_the_example_only(op, example, other):
     """A single row or image has the same channels at each place, whatever lies in front."""
     refuses(*narrowed(op, [example]), [example], [other])
+
+
+def outer(y, z):
+    return y.permute(0, 2, 3, 1).flatten(1)[:, :, None] * z.mean((2, 3))[:, None]
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda y, z: outer(y, z) @ z.mean((0, 2, 3)) + y.flatten(1),
+        lambda y, z: torch.matmul(other=outer(y, z).mT, input=outer(z, y)).amax(1) + y.flatten(1),
+        lambda y, z: (z.mean((2, 3))[:, :, None] * y.permute(0, 2, 3, 1).flatten(1)[:, None]).norm(2, 1) + y.flatten(1),
+    ],
+)
+def test_the_axes_of_a_product_or_norm_are_those_that_it_leaves(op):
+    refuses(*narrowed(lambda y, x: total(op(y, y.sin())), [(2, 1, 1)]), [(2, 1, 1)], [(2, 4, 2)])
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda y: y.flatten(y.dim() - 3).softmax(1).view(y.shape[0], 8, -1),
+        lambda y: nn.Unflatten(1, (8, -1))(nn.Flatten()(y).sin()) * y.mean((2, 3))[..., None],
+        lambda y: torch.cat([y.flatten(1), y.permute(0, 2, 3, 1).flatten(1)], 1).softmax(1),
+        lambda y: y.flatten(1).chunk(2, 0)[0].softmax(1) * y.flatten(1).chunk(2, 0)[1],
+        lambda y: F.conv_transpose2d(y.reshape(y.shape[0] * 8, 1, *y.shape[2:]), torch.ones(1, 1, 2, 2).double())
+        .view(y.shape[0], 8, -1).amax(2),
+        lambda y: y.flatten(1)[(None,) * 7].amax((0, 1, 2, 3, 4, 5, 6)),
+    ],
+)  # fmt: skip
+def test_calls_of_known_orders_bind_no_size(op):
+    snapped, narrow = narrowed(lambda y, x: total(op(y)), [(2, 4, 2)])
+    for size in ((2, 4, 2), (4, 2, 5)):
+        x = images(size)
+        torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)  # rounding of float64
 
 
 def test_the_length_of_another_input_is_no_batch():

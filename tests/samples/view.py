@@ -42,9 +42,9 @@ def _groups_in_the_batch(s, y):
     return (z * z.mean((2, 3), keepdim=True).sigmoid()).view(n, c, h, w)
 
 
-def _repeats_and_batch(s, y):
+def _repeats_apart(s, y):
     n, c, h, w = y.shape
-    return y.repeat_interleave(3, 1).reshape(n * c, -1, h, w).amax(1).view(n, c, h, w)
+    return y.repeat_interleave(3, 1).reshape(n, c, -1, h, w).amax(2)
 
 
 def _viewed_twice(s, y):
@@ -123,7 +123,7 @@ image("groups in the batch", _groups_in_the_batch, {A: 4, B: 6}, width=16)
 image("image and channel viewed twice", _viewed_twice, {A: 8, B: 6})
 image("image and channel spread", _spread_in_the_batch, {A: 8, B: 6})
 image("image and channel parted", _parted_in_the_batch, {A: 8, B: 6})
-image("repeats and batch apart, open", _repeats_and_batch, {A: 8, B: 6})
+image("repeats apart, open", _repeats_apart, {A: 8, B: 6})
 image("pixel shuffle", lambda s, y: s.p(y), {A: 4, B: 6}, width=16, out=4, p=nn.PixelShuffle(2))
 image("pixel shuffle, called", lambda s, y: F.pixel_shuffle(y, 2), {A: 4, B: 6}, width=16, out=4)
 image("pixel unshuffle", lambda s, y: F.pixel_unshuffle(y, 2), {A: 8, B: 6}, out=32)

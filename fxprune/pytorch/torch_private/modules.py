@@ -48,8 +48,12 @@ def is_of_torch(module: nn.Module) -> bool:
     """
     kinds = [kind for kind in type(module).__mro__ if kind not in (nn.Module, object)]
     functions = [each for kind in kinds for each in vars(kind).values() if type(each) is types.FunctionType]
-    origins = [*(kind.__module__ for kind in kinds), *(each.__globals__["__name__"] for each in functions)]
+    origins = [*(kind.__module__ for kind in kinds), *(each.__globals__.get("__name__", "") for each in functions)]
     return not isinstance(module, torch.jit.ScriptModule) and all(map(is_torch, origins))
+
+
+# Those functions of every module that a call runs; others, as `train` and `type`, change no result.
+_OF_CALLS = frozenset({"forward", "__call__", "_call_impl", "_wrapped_call_impl"})
 
 
 def replaces_code(module: nn.Module) -> bool:
@@ -57,8 +61,10 @@ def replaces_code(module: nn.Module) -> bool:
 
     These are ``forward`` and what the ``forward`` of the class may call: ``_conv_forward`` of a convolution.
     """
-    own = any(callable(getattr(type(module), name, None)) for name in vars(module))
-    return own or bool(hooks_of(module))
+    own = (
+        name for name, value in vars(module).items() if callable(value) and callable(getattr(type(module), name, None))
+    )
+    return any(name in _OF_CALLS or not hasattr(nn.Module, name) for name in own) or bool(hooks_of(module))
 
 
 def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,9 +14,10 @@ from torch import fx
 
 from fxprune.coupling import Coupling
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import FLATTENS, LIKE, PRODUCTS, VIEWS, canonical_call
+from fxprune.pytorch.call_targets import FLATTENS, JOINS, LIKE, PRODUCTS, VIEWS, canonical_call
 
-from .axis_sources import MOVES, SUMS, AxisSources, Part, is_constant
+from .calls import MOVES, SUMS, Part, is_constant
+from .sources import AxisSources
 
 # What lies in an axis, the slowest first.
 Order = tuple[Part, ...]
@@ -39,7 +40,7 @@ class AxisOrders:
             shape = self.sources.shape(node)
             kind = "positions" if shape.axes[dim] is None else "channels"
             is_known = kind == "positions" or dim not in shape.varying or is_constant(node)
-            self._known[node, dim] = (Part(node, dim, kind),) if is_known else self._found(node, dim)
+            self._known[node, dim] = (Part(node, dim, kind, shape.sizes[dim]),) if is_known else self._found(node, dim)
         return self._known[node, dim]
 
     def _found(self, node: fx.Node, dim: int) -> Order | None:
@@ -57,10 +58,12 @@ class AxisOrders:
             return (part,)
         codes = self.sources.shape(part.node).axes[part.dim]
         if codes is not None and len(np.unique(codes)) == len(codes) and self.sources.has_stated(part.node, part.dim):
-            return (part._replace(kind="channels"),)
+            return (part._replace(kind="channels", size=len(codes)),)
         orders = [self.of(*each) for each in self.sources.parted(part.node, part.dim)]
-        kinds = {each.kind for order in orders for each in order or ()}
-        return None if None in orders else (part._replace(kind="channels") if kinds == {"channels"} else part,)
+        kinds, size = {each.kind for order in orders for each in order or ()}, 0 if codes is None else len(codes)
+        return (
+            None if None in orders else (part._replace(kind="channels", size=size) if kinds == {"channels"} else part,)
+        )
 
     def mixed(self, node: fx.Node) -> tuple[int, ...]:
         """List the axes of a tensor that may hold positions beside channels."""
@@ -87,8 +90,13 @@ class AxisOrders:
             node: the call.
             narrowing: leaves codes only on axes that become narrower.
         """
+        along = self.sources.joined(node) if canonical_call(node.target) in JOINS else None  # where nothing meets
         axes = [
-            [(each, dim) for dim, codes in enumerate(narrowing(self.sources.shape(each)).axes) if codes is not None]
+            [
+                (each, dim)
+                for dim, codes in enumerate(narrowing(self.sources.shape(each)).axes)
+                if codes is not None and dim != along
+            ]
             for each in self.sources.tensors(node)
             if not is_constant(each)
         ]

@@ -1,0 +1,76 @@
+"""What calls do with the places of an axis, and how what lies in one is told."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+
+class Part(NamedTuple):
+    """An axis of a node that lies in a flattened one.
+
+    Attributes:
+        node: whose axis it is.
+        dim: its number.
+        kind: whether it has ``channels`` alone, ``positions`` alone, or ``both`` in an order that its view states.
+        size: how many channels are in it, if these are alone.
+    """
+
+    node: fx.Node
+    dim: int
+    kind: str
+    size: int = 0
+
+
+# An axis before a call, or what the call makes.
+Source = tuple[fx.Node, int] | Part
+
+# Calls that only move axes, as their strides tell.
+MOVES = frozenset({
+    "transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "unsqueeze", "squeeze", "expand", "getitem",
+    "t", "adjoint", "broadcast_to", "getattr",
+})  # fmt: skip
+REGULARISERS = frozenset({"droppath", "stochasticdepth"})  # of timm and torchvision
+SHIFTS = frozenset({"roll", "flip"})  # along axes that they name
+# Which tensors give the rows and columns of a product; all give what is in front of these.
+PRODUCTS = {"matmul": (0, 1), "bmm": (0, 1), "scaled_dot_product_attention": (0, 2)}
+# Calls that leave each number at its place, beside those that change each by itself.
+IN_PLACE = frozenset({
+    "softmax", "log_softmax", "logsoftmax", "cumsum", "cumprod", "dropout", "contiguous", "clone", "detach", "to",
+    "float", "double", "half", "type", "type_as", "identity", "normalize", "layer_norm", "layernorm", "relu", "gelu",
+    "silu", "tanh", "sigmoid", "relu6", "leakyrelu", "elu", "selu", "celu", "mish", "softplus", "hardswish",
+    "hardsigmoid", "hardtanh", "logsigmoid", "truediv", "batch_norm", "batchnorm1d", "batchnorm2d", "batchnorm3d",
+    "syncbatchnorm", "group_norm", "groupnorm", "rms_norm", "rmsnorm", "instance_norm", "instancenorm2d", "prelu",
+    "droppath", "stochasticdepth", "expand_as",
+})  # fmt: skip
+# Calls that leave images and maps, whatever they do in space.
+SPATIAL = tuple(f"{name}{n}d" for name in ("max_pool", "avg_pool", "maxpool", "avgpool") for n in (1, 2, 3))
+SPATIAL += tuple(f"adaptive_{name}" for name in SPATIAL[:6]) + tuple(f"adaptive{name}" for name in SPATIAL[6:])
+SPATIAL += ("interpolate", "upsample")
+# Calls that treat all places of an axis alike, or leave it.
+VIEWS = frozenset({"view", "reshape", "flatten", "unflatten", "ravel", "view_as", "reshape_as"})
+SUMS = frozenset({
+    "sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "norm", "logsumexp", "vector_norm",
+})  # fmt: skip
+WEIGHTS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}  # the axis that a weight makes
+
+
+def name_of(target: Any) -> str:
+    """Name what a call runs, in lower case and without a variant: ``add_.Tensor`` is ``add``."""
+    return str(getattr(target, "__name__", target)).lower().partition(".")[0].rstrip("_")
+
+
+@functools.cache
+def is_pointwise(name: str) -> bool:
+    """Tell whether an operator of this name changes each number by itself."""
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [] if packet is None or name in SUMS else packet.overloads()
+    return any(torch.Tag.pointwise in getattr(packet, each).tags for each in overloads)
+
+
+def is_constant(node: fx.Node) -> bool:
+    """Tell whether a value is made of parameters and buffers alone."""
+    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes)))
