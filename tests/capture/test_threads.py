@@ -165,16 +165,15 @@ def test_what_is_not_recorded_of_a_thread_that_is_not_known_yet_is_refused(mode)
         fxprune.couple(Pooled(mode).eval(), torch.randn(2, 3, 8, 8))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
-def test_a_process_that_another_thread_forks_in_a_trace_runs_as_ever():
-    network, inputs, codes = small(), torch.ones(3, 4), []
+def forked_beside_a_trace(holds):
+    """Exit codes of a child that another thread forks while one traces: 0 if the condition holds there."""
+    codes = []
 
     def fork() -> None:
         child = os.fork()
         if child == 0:
             try:
-                with torch.no_grad():
-                    os._exit(int(network(inputs).shape != (3, 2)))
+                os._exit(int(not holds()))
             finally:
                 os._exit(2)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -186,29 +185,22 @@ def test_a_process_that_another_thread_forks_in_a_trace_runs_as_ever():
 
     _BESIDE.append(beside)
     fxprune.couple(Beside().eval(), torch.randn(1, 3, 8, 8))
-    assert codes == [0]
+    return codes
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_process_that_another_thread_forks_in_a_trace_runs_as_ever():
+    network, inputs = small(), torch.ones(3, 4)
+
+    def runs() -> bool:
+        with torch.no_grad():
+            return network(inputs).shape == (3, 2)
+
+    assert forked_beside_a_trace(runs) == [0]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 def test_a_process_that_another_thread_forks_in_a_trace_couples_its_own():
-    codes, images = [], torch.randn(1, 3, 8, 8)
-    model = Pooled("an activation that the call makes").eval()
+    images, model = torch.randn(1, 3, 8, 8), Pooled("an activation that the call makes").eval()
     groups = [*fxprune.couple(model, images).groups]
-
-    def fork() -> None:
-        child = os.fork()
-        if child == 0:
-            try:
-                os._exit(int([*fxprune.couple(model, images).groups] != groups))
-            finally:
-                os._exit(2)
-        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-
-    def beside() -> None:
-        thread = threading.Thread(target=fork)
-        thread.start()
-        thread.join()
-
-    _BESIDE.append(beside)
-    fxprune.couple(Beside().eval(), images)
-    assert codes == [0]
+    assert forked_beside_a_trace(lambda: [*fxprune.couple(model, images).groups] == groups) == [0]

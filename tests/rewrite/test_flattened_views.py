@@ -98,36 +98,26 @@ def test_a_sum_over_channels_that_all_stay_is_as_it_was(read, name):
     assert name in {node.name for node in narrow.graph.nodes}
 
 
-def test_an_open_size_beside_computed_ones_takes_what_it_took_in_the_example():
-    """There are three times as many rows as images: of fewer rows, one of the view would hold two channels."""
+def in_rows(s, x, y):
+    """Three times as many rows as images: of fewer rows, one of the view would hold two channels."""
+    return s.head(y.reshape(x.shape[0], -1, x.shape[1] * y.shape[0], x.shape[2]).transpose(2, 3)).sum(1)
+
+
+def in_halves_of_the_batch(s, x, y):
+    return s.head(y.sin().reshape(x.shape[1] // 3, 12, y.shape[0] // 2, y.shape[0] // 2).transpose(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("op", "read", "example", "other"),
+    [(in_rows, 6, (2, 6, 6), (2, 2, 8)), (in_halves_of_the_batch, 12, (2, 1, 1), (4, 2, 1))],
+)
+def test_sizes_computed_from_the_batch_hold_as_in_the_example(op, read, example, other):
     torch.manual_seed(0)
-
-    def forward(s, x):
-        y = s.a(x)
-        return s.head(y.reshape(x.shape[0], -1, x.shape[1] * y.shape[0], x.shape[2]).transpose(2, 3)).sum(1)
-
-    net = Net(forward, a=conv(3, 6), head=linear(6, 4)).double().eval()
-    plan = fxprune.plan(fxprune.couple(net, images((2, 6, 6))), keep=0.5, method="even")
+    net = Net(lambda s, x: op(s, x, s.a(x)), a=conv(3, 6), head=linear(read, 4)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(example)), keep=0.5, method="even")
     snapped = fxprune.snap(net, plan)
     narrow = fxprune.narrow(snapped, plan)
-    assert_equal_at(snapped, narrow, (2, 6, 6))
-    assert snapped(images((2, 2, 8))).isfinite().all()
+    assert_equal_at(snapped, narrow, example)
+    assert snapped(images(other)).isfinite().all()
     with pytest.raises(SpecialisedError, match="capture again"):
-        narrow(images((2, 2, 8)))
-
-
-def test_as_many_rows_as_a_quotient_of_the_batch_are_guarded():
-    torch.manual_seed(0)
-
-    def forward(s, x):
-        y = s.a(x).sin()
-        return s.head(y.reshape(x.shape[1] // 3, 12, y.shape[0] // 2, y.shape[0] // 2).transpose(1, 3))
-
-    net = Net(forward, a=conv(3, 6), head=linear(12, 8)).double().eval()
-    plan = fxprune.plan(fxprune.couple(net, images((2, 1, 1))), keep=0.5, method="even")
-    snapped = fxprune.snap(net, plan)
-    narrow = fxprune.narrow(snapped, plan)
-    assert_equal_at(snapped, narrow, (2, 1, 1))
-    assert snapped(images((4, 2, 1))).isfinite().all()
-    with pytest.raises(SpecialisedError, match="capture again"):
-        narrow(images((4, 2, 1)))
+        narrow(images(other))

@@ -50,10 +50,11 @@ class AxisSources(ViewSources):
         if node.op == "call_function" and not is_torch(getattr(node.target, "__module__", None)):  # kept, and tried
             return [[(given[0], d)] for d in self._same(given[0], codes)]
         if name in SPATIAL:
-            return [[(given[0], dim)]] if dim < len(shape.sizes) - int(name[-2] if name[-1] == "d" else 1) else []
+            space = int(name[-2]) if name.endswith("d") else len(shape.sizes) - 2
+            return [[(given[0], dim)]] if dim < len(shape.sizes) - space else []
         if name in SUMS and isinstance(kept := self._left(node, given[0], dim), int):
             return [[(given[0], kept)]]
-        if name == "repeat" or name == "repeat_interleave":
+        if name in ("repeat", "repeat_interleave"):
             return self._repeated(node, given[0], dim)
         if name in MOVES and node.op != "call_module":
             at = self._moved(node, given[0], dim)
