@@ -35,10 +35,11 @@ class UnequalClustersWarning(UserWarning):
 
 
 class CustomGradientWarning(UserWarning):
-    """A ``torch.autograd.Function`` became operators of the narrow network.
+    """A network has gradients of its own, which the new one does not have.
 
-    Outputs are the same. Training differs where that gradient is not the one of the operators, as a straight-through
-    estimator's or a surrogate gradient.
+    A ``torch.autograd.Function`` became operators of the narrow network; or hooks of parameters, which
+    ``register_hook`` adds, are not part of a copy. Outputs are the same. Training differs where that gradient is not
+    the one of the operators, as a straight-through estimator's, a surrogate or a masked gradient.
     """
 
 

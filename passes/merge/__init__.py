@@ -4,4 +4,4 @@ from .clusters import Clusters, cluster_mean, doubled, largest_change, on_device
 from .concentrate import captured_with, concentrate, merged_state
 from .expand import expand
 from .settle import settle, unsettled
-from .snap import snap
+from .snap import snap, warn_of_hooks

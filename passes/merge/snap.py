@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
 from fxprune.common.number_checks import check_finite, check_numbers
+from fxprune.common.text import listed
+from fxprune.errors import CustomGradientWarning
 from fxprune.plan_file import StoredPlan, given_plan
 from fxprune.plans import Plan, check_shapes
 from fxprune.pytorch.modules import copy_module, named_tensors
 from fxprune.pytorch.network import network_of
+from fxprune.pytorch.torch_private import has_gradient_hooks
 
 from .clusters import Clusters, in_float64, largest_change, on_device, project
 
@@ -32,6 +37,9 @@ def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
         PlanError: the plan was made for another network.
         ModelError: a tensor that the plan cuts holds a NaN or an infinity.
 
+    Warns:
+        CustomGradientWarning: parameters have hooks for their gradients, which the copy does not have.
+
     Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
@@ -44,6 +52,7 @@ def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
     """
     model, plan = network_of(model), given_plan(model, plan)
     check_cut(model, plan)
+    warn_of_hooks(model, stacklevel=3)
     snapped = copy_module(model)
     tensors = dict(named_tensors(snapped))
     changes = {}
@@ -51,6 +60,17 @@ def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
         changes[name] = _snap(tensors[name], cuts)
     vars(snapped).update(changes=changes, max_change=max(changes.values(), default=0.0))
     return snapped
+
+
+def warn_of_hooks(model: nn.Module, *, stacklevel: int) -> None:
+    """Warn if hooks may change gradients of parameters, which no copy has."""
+    if hooked := [name for name, parameter in model.named_parameters() if has_gradient_hooks(parameter)]:
+        warnings.warn(
+            f"hooks for the gradients of {listed(hooked)} are not part of the new network: register them there, "
+            "or remove them first.",
+            CustomGradientWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def check_cut(model: nn.Module, plan: Plan) -> None:

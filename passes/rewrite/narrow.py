@@ -10,7 +10,7 @@ from fxprune.arguments.batches import BatchRange, graph_batches
 from fxprune.capture import CUSTOM_GRADIENTS
 from fxprune.composition import remember
 from fxprune.errors import CustomGradientWarning, UnequalClustersWarning
-from fxprune.passes.merge import merged_state
+from fxprune.passes.merge import merged_state, warn_of_hooks
 from fxprune.plan_file import earlier_plans_of, meta_of, plan_for, plan_of
 from fxprune.plans import Plan
 from fxprune.pytorch.modes import show_blocks
@@ -51,7 +51,8 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     Warns:
         UnequalClustersWarning: members of a cluster differ by more than 1 %, so that the narrow network does not
             compute what ``model`` does.
-        CustomGradientWarning: ``model`` has gradients of its own, which the narrow network does not have.
+        CustomGradientWarning: ``model`` has gradients of its own, or hooks for those of parameters, which the narrow
+            network does not have.
 
     Examples:
         >>> import torch, fxprune
@@ -63,6 +64,7 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
         >>> tuple(narrow.get_submodule("0").weight.shape), tuple(narrow.get_submodule("2").weight.shape)
         ((4, 3, 3, 3), (4, 4, 3, 3))
     """
+    warn_of_hooks(network_of(model), stacklevel=3)
     module, changes = merged_by(plan, model, absorb=absorb)
     if not module.meta["max_change"] <= UNEQUAL:
         _warn(changes)

@@ -14,7 +14,7 @@ from samples import Net
 from torch import nn
 
 import fxprune
-from fxprune.errors import ModelError, PlanError
+from fxprune.errors import CustomGradientWarning, ModelError, PlanError
 from fxprune.passes.merge import clusters
 from fxprune.passes.merge.concentrate import concentrate, kept_state, merged_state
 from fxprune.passes.merge.snap import snap
@@ -250,3 +250,15 @@ def test_complex_weights_keep_their_imaginary_parts():
     with torch.no_grad():
         net.a.copy_(1 + 1j * torch.randn(3, 8))
     assert fxprune.snap(net, plan).changes["a"] > 0.1
+
+
+@pytest.mark.parametrize("make", [fxprune.snap, fxprune.narrow])
+def test_hooks_for_gradients_that_the_new_network_lacks_are_named(make):
+    model, plan = planned()
+    model = fxprune.snap(model, plan)
+    name, weight = next(model.named_parameters())
+    handle = weight.register_hook(lambda gradient: gradient * 2)
+    with pytest.warns(CustomGradientWarning, match=f"hooks for the gradients of {name} are not part"):
+        make(model, plan)
+    handle.remove()
+    make(model, plan)

@@ -103,6 +103,7 @@ from .tensors import (
     HISTORY,
     VERSION,
     base_of,
+    has_gradient_hooks,
     is_marked_parameter,
     mark_parameter,
     memory_of,

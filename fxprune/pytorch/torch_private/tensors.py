@@ -48,6 +48,11 @@ def versions_of(tensors: Sequence[torch.Tensor]) -> list[int]:
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
+def has_gradient_hooks(tensor: torch.Tensor) -> bool:
+    """Tell whether hooks may change the gradient of a tensor."""
+    return bool(tensor._backward_hooks)
+
+
 def places_of(tensors: Sequence[torch.Tensor]) -> list[int]:
     """Return the address of each tensor's numbers."""
     return list(map(torch.Tensor.data_ptr, tensors))
