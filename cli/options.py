@@ -79,6 +79,8 @@ def check_written(args: argparse.Namespace, *names: str) -> dict[str, str]:
     for name, path in written.items():
         if str(path) in ("", os.curdir):
             raise OptionError(f"--{name} is empty: name a file.")
+        if str(path).endswith(os.sep):
+            raise OptionError(f"{path} is a folder: name a file.")
         check_no_result(path, others)
         same = [each for each in written if os.path.realpath(written[each]) == os.path.realpath(path)]
         if same != [name]:

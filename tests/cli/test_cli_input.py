@@ -115,6 +115,8 @@ BAD = [
     ("inspect small twice", ["fxprune inspect: there is no place for `twice`"]),
     ("compress small --data digits", ["no place for `small`; --model names the network"]),
     ("inspect small --html empty", ["empty is a folder: name a file"]),
+    ("plan small --output new/", ["new/ is a folder: name a file"]),
+    ("inspect small --html new/", ["new/ is a folder: name a file"]),
     ("plan small --output file/plan.json", ["file/plan.json cannot be written", "file takes no file"]),
     ("inspect small --in-chans 1 --image-size 8 --dot /proc/nowhere/a.dot", ["/proc/nowhere"]),
     ("inspect small --in-chans 3 --image-size 8 --checkpoint empty", ["empty is a folder; name a file"]),
