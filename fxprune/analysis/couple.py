@@ -16,7 +16,7 @@ from fxprune.arguments.outputs import Outputs, as_outputs
 from fxprune.capture import WAYS, capture, captures
 from fxprune.common.threads import one_thread
 from fxprune.coupling import Coupling
-from fxprune.equivalence import UNCHECKED, configuration_of
+from fxprune.equivalence import UNCHECKED, configuration_of, preserved
 from fxprune.errors import CaptureError
 from fxprune.pytorch.devices import with_data
 from fxprune.pytorch.network import network_of
@@ -81,7 +81,8 @@ def couple(
         try:
             for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
                 try:
-                    found = search.best(CapturedGraph(captured)).coupling
+                    with preserved(model):  # its hooks run
+                        found = search.best(CapturedGraph(captured)).coupling
                     given = pytree.tree_map_only(torch.Tensor, lambda x: x.detach().clone(), search.inputs)
                     now = configuration_of(model)
                     return replace(found, outputs=search.outputs, given=given, configuration=now)

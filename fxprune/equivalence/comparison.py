@@ -38,6 +38,7 @@ from .observation import Observation, compare, observe, try_to_observe
 from .pair import Pair
 from .preservation import preserved
 from .programs import TELLS, HistoryQuestions, RealRun, only_the_model_asks
+from .reach import changes_of_itself, rewiring_of
 from .size_difference import difference_at_other_sizes
 from .training import noise_in_weights, training_difference
 
@@ -90,7 +91,8 @@ def difference(
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = Pair(model, module)
     pair.programs.stated = stated
-    with one_thread(), attribute_writes(), preserved(model), torch.no_grad():
+    with one_thread(), attribute_writes(), preserved(model) as before, torch.no_grad():
+        before.rewired, before.touched = None, False
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
         # An analysis needs shapes only, so the example may have another dtype, and so may numbers that the model makes.
@@ -99,11 +101,18 @@ def difference(
         for inputs, setting in settings:
             try:
                 with setting:
-                    return _difference(pair, inputs, eval_only)
+                    found = _difference(pair, inputs, eval_only)
+                    break
             except CaptureError as error:
                 failure = failure or error
-        assert failure is not None
-        raise failure
+        else:
+            assert failure is not None
+            raise failure
+    # Now all is restored, and it is known whether calls of copies had changed the model itself.
+    why = rewiring_of(model, before.rewired)
+    if before.touched and not (why or found.always):
+        why = changes_of_itself(pair, inputs, setting)
+    return Difference(why, hopeless=True) if why else found
 
 
 def _difference(pair: Pair, inputs: Inputs, eval_only: bool) -> Difference:

@@ -19,31 +19,31 @@ from fxprune.common.objects import are_same, is_a
 from fxprune.common.threads import one_thread
 from fxprune.pytorch.modes import set_autocast
 from fxprune.pytorch.modules import named_tensors
-from fxprune.pytorch.torch_private import set_grad_enabled, storage_id, storage_owners, tensor_tables
+from fxprune.pytorch.torch_private import HOOKS_AND_LAYERS, set_grad_enabled, storage_id, storage_owners, tensor_tables
 
 from .observation import generators_restored
 from .variables import Variables, keys_of, members_of, python_class_of, refill
 from .watch import Watch, has_storage, hold_the_same, lends_noted
 
 _COVERED: set[int] = set()  # storages that a block outside preserves
-_OPEN: dict[int, _Snapshot] = {}  # of the networks that a block outside preserves, by identity
+_OPEN: dict[int, Snapshot] = {}  # of the networks that a block outside preserves, by identity
 
 
 @contextlib.contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
+def preserved(model: nn.Module) -> Iterator[Snapshot]:
     """Restore a network after the block, with its attributes, hooks and settings of PyTorch.
 
     A block inside another one of the same network restores what that one found.
     """
     with one_thread():
         outer = _OPEN.get(id(model))
-        snapshot = _OPEN[id(model)] = outer or _Snapshot(model)
+        snapshot = _OPEN[id(model)] = outer or Snapshot(model)
         new = snapshot.storages - _COVERED
         copied = [(x.detach(), x.detach().clone()) for x in snapshot.shared if storage_id(x) in new]
         _COVERED.update(new)
         try:
             with generators_restored(), lends_noted(copied.append), _settings_restored():
-                yield
+                yield snapshot
         finally:
             _COVERED.difference_update(new)
             if outer is None:
@@ -54,13 +54,18 @@ def preserved(model: nn.Module) -> Iterator[None]:
                     memory.copy_(values)
 
 
-class _Snapshot:
+class Snapshot:
     """A state of a network and of its variables.
 
     Attributes:
         storages: where its tensors lie.
         shared: tensors whose numbers may change where nobody sees it.
+        rewired: the first module that had other hooks, layers or stored tensors when it was restored; None so far.
+        touched: lists, tables or objects in attributes were others when they were restored.
     """
+
+    rewired: nn.Module | None = None
+    touched = False
 
     def __init__(self, model: nn.Module) -> None:
         tensors = list({id(tensor): tensor for _, tensor in named_tensors(model)}.values())
@@ -73,17 +78,30 @@ class _Snapshot:
         tables = [table for module in modules for table in _tables(module)]
         self._empty = [table for table in tables if not dict.__len__(table)]  # most of them
         self._tables = [(table, keys_of(table), members_of(table)) for table in tables if dict.__len__(table)]
+        # By identity of the tables of hooks, layers and stored tensors, which hold the wiring.
+        self._wired = {id(table): module for module in modules for table in _wiring_of(module)}
         self._variables = Variables(modules)
 
     def restore(self) -> None:
         """Restore all but numbers."""
-        self._variables.restore()
         for empty in filter(dict.__len__, self._empty):
+            self._note(empty, {})
             python_class_of(empty).clear(empty)
-        for table in self._tables:
-            _restore_table(*table)
+        for table, names, values in self._tables:
+            if not are_same(keys_of(table), names) or not are_same(members_of(table), values):
+                self._note(table, dict(zip(names, values, strict=True)))
+                refill(table, zip(names, values, strict=True))
+        self.touched |= self._variables.restore()
         for each in self._facts:
             _restore_facts(*each)
+
+    def _note(self, table: dict[Any, Any], before: dict[Any, Any]) -> None:
+        """Note a changed table if it is part of a module's wiring."""
+        replaced = (
+            id(held) for name, held in before.items() if name in HOOKS_AND_LAYERS and table.get(name) is not held
+        )
+        found = next(filter(None, map(self._wired.get, (id(table), *replaced))), None)
+        self.rewired = found if self.rewired is None else self.rewired
 
 
 @contextlib.contextmanager
@@ -111,6 +129,13 @@ def _tables(module: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
+def _wiring_of(module: nn.Module) -> list[Any]:
+    """List the tables of a module's hooks, layers and stored tensors."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return []
+    return [*(vars(module)[name] for name in HOOKS_AND_LAYERS if name in vars(module)), *tensor_tables(module)]
+
+
 def _is_table_of_module(value: Any) -> bool:
     """Tell whether an attribute is a table of hooks or layers."""
     return is_a(value, collections.OrderedDict) or (is_a(value, dict) and _holds_layers(value))
@@ -118,11 +143,6 @@ def _is_table_of_module(value: Any) -> bool:
 
 def _holds_layers(table: dict[Any, Any]) -> bool:
     return any(is_a(each, nn.Module) for each in members_of(table))
-
-
-def _restore_table(table: dict[str, Any], names: list[str], values: list[Any]) -> None:
-    if not are_same(keys_of(table), names) or not are_same(members_of(table), values):
-        refill(table, zip(names, values, strict=True))
 
 
 def _restore_facts(tensor: Tensor, memory: Tensor, requires_grad: bool, grad: Tensor | None) -> None:

@@ -26,6 +26,7 @@ _MOST = 10_000  # containers
 _OPAQUE = torch.Tensor, nn.Module, type, types.ModuleType, types.FunctionType
 _MISSING = object()
 _SEQUENCES = list, collections.deque, set
+_Restore = Callable[[], bool | None]  # tells whether something had changed, where that matters
 _CONTAINERS: tuple[Any, ...] = collections.OrderedDict, dict, tuple, *_SEQUENCES
 
 
@@ -34,7 +35,8 @@ class Variables:
 
     def __init__(self, modules: Collection[nn.Module]) -> None:
         """Note all of them, and what attributes of the modules hold."""
-        self._restores, values = [], []
+        self._restores: list[_Restore] = []
+        values: list[Any] = []
         self._scopes: dict[int, tuple[dict[str, Any], set[str]]] = {}
         own = [value for module in modules for _, value in attributes_of(module)]
         kinds = kinds_of(modules)
@@ -55,18 +57,24 @@ class Variables:
                 values.append(value)
         self._kinds = [(kind, set(vars(kind))) for kind in kinds]
         self._restores += _of_containers(values)
-        self._restores += _of_containers(own, always=True)
+        self._own = [*_of_containers(own, always=True)]
 
-    def restore(self) -> None:
-        """Restore what got a tensor or a proxy since, and remove new names that did."""
+    def restore(self) -> bool:
+        """Restore what got a tensor or a proxy since, and remove new names that did.
+
+        Returns:
+            Whether lists, tables or objects in attributes had changed.
+        """
         for restore in self._restores:
             restore()
+        changed = [restore() for restore in self._own]
         for scope, known in self._scopes.values():
             for name in _new_names(scope, known):
                 del scope[name]
         for kind, known in self._kinds:
             for name in _new_names(vars(kind), known):
                 delattr(kind, name)
+        return any(changed)
 
 
 def _is_of_call(value: Any, depth: int = 2) -> bool:
@@ -143,7 +151,7 @@ def _of_class(kind: type, name: str) -> Callable[[], None]:
     return restore
 
 
-def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Callable[[], None]]:
+def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[_Restore]:
     """Yield what restores each list, table, set and object that values hold.
 
     Not ``always``: only where it got a tensor or a proxy.
@@ -153,7 +161,7 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
         value = values.pop()
         if id(value) in seen or is_a(value, _OPAQUE):
             continue
-        restores: list[Callable[[], None]] = []
+        restores: list[_Restore] = []
         if is_a(value, dict):
             inside, restores = members_of(value), [_of_table(value, always)]
         elif is_a(value, _SEQUENCES):
@@ -175,14 +183,15 @@ def _of_containers(values: list[Any], *, always: bool = False) -> Iterator[Calla
         yield from restores
 
 
-def _of_table(table: dict[Any, Any], always: bool) -> Callable[[], None]:
+def _of_table(table: dict[Any, Any], always: bool) -> _Restore:
     keys, values = keys_of(table), members_of(table)
 
-    def restore() -> None:
+    def restore() -> bool:
         now = members_of(table)
         same = are_same(now, values) and are_same(keys_of(table), keys)
-        if not same and (always or any(_is_new(value, values) for value in now)):
+        if changed := not same and (always or any(_is_new(value, values) for value in now)):
             refill(table, zip(keys, values, strict=True))
+        return changed
 
     return restore
 
@@ -215,17 +224,18 @@ def _in_slot(slot: types.MemberDescriptorType, holder: Any) -> Any:
         return _MISSING
 
 
-def _of_slot(slot: types.MemberDescriptorType, holder: Any, always: bool) -> Callable[[], None]:
+def _of_slot(slot: types.MemberDescriptorType, holder: Any, always: bool) -> _Restore:
     before = _in_slot(slot, holder)
 
-    def restore() -> None:
+    def restore() -> bool:
         now = _in_slot(slot, holder)
         if now is before or not (always or _is_of_call(now)):
-            return
+            return False
         if before is _MISSING:
             slot.__delete__(holder)
         else:
             slot.__set__(holder, before)
+        return True
 
     return restore
 
@@ -244,12 +254,13 @@ def _of_context(variable: contextvars.ContextVar[Any]) -> Callable[[], None]:
     return restore
 
 
-def _of_sequence(sequence: Any, always: bool) -> Callable[[], None]:
+def _of_sequence(sequence: Any, always: bool) -> _Restore:
     before = members_of(sequence)
 
-    def restore() -> None:
+    def restore() -> bool:
         now = members_of(sequence)
-        if not are_same(now, before) and (always or any(_is_new(value, before) for value in now)):
+        if changed := not are_same(now, before) and (always or any(_is_new(value, before) for value in now)):
             refill(sequence, before)
+        return changed
 
     return restore
