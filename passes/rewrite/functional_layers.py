@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from .position_guards import length_in
+from .places import length_in
 from .site import Site
 
 

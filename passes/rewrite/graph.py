@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for, tensors_of
@@ -38,8 +38,9 @@ from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .axes import AxisOrders
 from .calls import CASES
+from .cuts import guard_cuts, is_view
 from .indexing import put_back
-from .position_guards import guard_flat, guard_inputs
+from .places import guard_inputs
 from .site import EXAMPLE, WIDE, Site, product
 from .sizes import guard_number
 from .sums import scaled_input
@@ -60,7 +61,8 @@ def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
     """Copy the captured graph and adapt the copy to a plan."""
     graph = fx.Graph(tracer_cls=tracer_class(coupling.graph_module.graph))
     env: dict[fx.Node, Any] = {}
-    unsure, orders = _unsure(coupling), AxisOrders(coupling)
+    orders = AxisOrders(coupling)
+    unsure = _unsure(coupling, orders)
     for node in coupling.graph_module.graph.nodes:
         if _reads_sizes(node, coupling):
             env[node] = _sizes_read(graph, node, env, plan, unsure=node in unsure)
@@ -99,24 +101,23 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], plan: Plan, o
         args = (scaled, *args[1:])
         site = replace(site, args=args)
     made = case(site) if case is not None else None
-    if _is_flatten(node, coupling):
-        guard_flat(site)
     if node.target in _STACKS and isinstance(site.value, Shape):
         dim = min(_STACKS[node.target], len(site.value.sizes) - 1)  # vectors are joined along their own axis
         if site.value.axes[dim] is not None:
             guard_number(site)
     made = site.copy(tuple(args), dict(kwargs)) if made is None else made
+    guard_cuts(site, made)
     if view := coupling.nodes[node.name].put_back:
         put_back(site, next(env[wide] for wide in env if wide.name == view))
     return made
 
 
-def _unsure(coupling: Coupling) -> set[fx.Node]:
+def _unsure(coupling: Coupling, orders: AxisOrders) -> set[fx.Node]:
     """Return the nodes behind an axis of channels whose length may agree by chance."""
     found: set[fx.Node] = set()
     for node in coupling.graph_module.graph.nodes:
         facts = coupling.nodes[node.name]
-        if facts.guarded or not found.isdisjoint(node.all_input_nodes):
+        if facts.guarded or not found.isdisjoint(node.all_input_nodes) or _leaves_channels(node, orders):
             found.add(node)
         elif canonical_call(node.target) in EXPANSIONS | REPEATS | FACTORIES and isinstance(facts.value, Shape):
             counts = [coupling.nodes[given.name].value for given in node.all_input_nodes]
@@ -126,8 +127,13 @@ def _unsure(coupling: Coupling) -> set[fx.Node]:
     return found
 
 
-def _is_flatten(node: fx.Node, coupling: Coupling) -> bool:
-    return node.op == "call_module" and isinstance(coupling.graph_module.get_submodule(str(node.target)), nn.Flatten)
+def _leaves_channels(node: fx.Node, orders: AxisOrders) -> bool:
+    """Tell whether a view may have an axis of channels of another length for other inputs."""
+    shape = orders.coupling.nodes[node.name].value
+    if not is_view(orders, node) or not isinstance(shape, Shape):
+        return False
+    alone = [dim for dim, codes in enumerate(shape.axes) if codes is not None and dim not in shape.varying]
+    return any(orders.lengths.stated(node, dim).powers for dim in alone)
 
 
 def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:

@@ -19,9 +19,9 @@ from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
 from .indexing import picked
-from .position_guards import guard_flat, guard_positions, guard_run, is_open, length_in
+from .places import is_open, length_in
 from .site import Site, standing_for
-from .split_guards import guard_split, read_from_behind
+from .squeezes import read_from_behind
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -29,8 +29,6 @@ def resized(site: Site) -> fx.Node | None:
     out = site.value
     if not isinstance(out, Shape) or not out.labelled:
         return None
-    if site.kind not in call_targets.EXPANSIONS:
-        guard_flat(site)
     if site.kind in call_targets.FLATTENS:
         return None
     if site.kind in ("unflatten", torch.unflatten):
@@ -44,8 +42,6 @@ def resized(site: Site) -> fx.Node | None:
         if codes is not None and not is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
     given = (site.args[0], *sizes) if flat else (site.args[0], tuple(sizes))
-    if site.kind in call_targets.VIEWS:
-        guard_positions(site, sizes)
     return _guarded(site, asked, lambda: site.copy(given, {}))
 
 
@@ -57,10 +53,9 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
         if isinstance(asked.get(dim), fx.Node):
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
-    known = guard_split(site, asked, made) if site.kind in call_targets.VIEWS else {}
     for dim in where:
         length = length_in(site, wide.value, dim)
-        if is_open(asked.get(dim)) and known.get(dim) != length:
+        if is_open(asked.get(dim)) and site.orders.lengths.stated(site.node, dim).powers:
             size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")
             site.call(guard_equal, size, length, where[dim])
     return made
@@ -103,7 +98,6 @@ def _unflattened(site: Site, out: Shape) -> fx.Node:
             kept = int(site.kept(codes).sum())
             computed = not isinstance(sizes[at], int)
             sizes[at] = site.share_of(sizes[at], Fraction(kept, len(codes))) if computed else kept
-    guard_run(site, (dim,), dict(enumerate(sizes, dim)))
     asked = dict(enumerate(site.parameter(2, "sizes"), dim))
     return _guarded(site, asked, lambda: site.copy((site.args[0], dim, tuple(sizes)), {}))
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from fxprune.errors import RewriteError
 
-from .position_guards import length_in
+from .places import length_in
 from .site import Site, standing_for
 
 _MATMULS = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm})

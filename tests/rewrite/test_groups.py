@@ -12,7 +12,7 @@ import fxprune
 from fxprune.costs import Cost, cost
 from fxprune.errors import PlanError
 from fxprune.node_facts import Shape
-from fxprune.passes.rewrite.position_guards import _may_meet
+from fxprune.passes.rewrite.places import _may_meet
 
 TOKENS = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
 

@@ -52,7 +52,6 @@ def squeezed_in_place(s, z):
         (lambda s, y: y.reshape(4, 8, y.shape[0], y.shape[3]), (4, 4, 4), (5, 4, 4)),
         (lambda s, y: y.reshape(-1, 1, y.shape[0] * 32, y.shape[3]), (2, 8, 4), (1, 8, 4)),
         (lambda s, y: y.flatten(1, 2).mT.unflatten(2, (y.shape[1] * y.shape[2] // 4, 4)), (3, 8, 2), (3, 9, 2)),
-        (lambda s, y: y.flatten().unflatten(0, (-1, y.shape[3] * 16)).view(-1, 8, 8), (2, 8, 4), (4, 8, 2)),
         (lambda s, y: s.head(y.flatten(0, 3))[None, :, None], (1, 8, 8), (2, 4, 8)),
         (lambda s, y: s.head(s.flat(y))[None, :, None], (2, 8, 4), (4, 2, 8)),
         (lambda s, y: s.head(y.flatten(0, 1).flatten().relu())[None, :, None], (2, 8, 4), (4, 8, 2)),
@@ -185,6 +184,7 @@ def in_patches(y):
     ("op", "example", "other"),
     [
         (lambda s, y: y.flatten().view(y.shape), (1, 4, 4), (3, 2, 5)),
+        (lambda s, y: y.flatten().unflatten(0, (-1, y.shape[3] * 16)).view(-1, 8, 8), (2, 8, 4), (4, 8, 2)),
         (lambda s, y: y.flatten(1).relu().view(y.shape[0], 8, -1), (1, 4, 4), (3, 2, 5)),
         (lambda s, y: s.head(y.flatten(1))[..., None], (1, 8, 8), (3, 4, 16)),
         (lambda s, y: s.rows(y.view(y.shape[0] * 2, 4 * y.shape[2], y.shape[3]).mT), (2, 4, 3), (3, 4, 5)),

@@ -99,9 +99,7 @@ def test_positions_stated_beside_an_open_batch_are_guarded(op):
     assert_same(snapped, narrow, (8, 8))
     other = torch.rand(4, 3, 4, 8, dtype=torch.float64)
     assert snapped(other).isfinite().all()
-    with pytest.raises(
-        SpecialisedError, match=r"the size of axes .* before `(view|reshape).*`.* was .*: capture again"
-    ):
+    with pytest.raises(SpecialisedError, match=r"`(view|reshape).*` cuts channels as in the example was True"):
         narrow(other)
 
 
@@ -159,7 +157,7 @@ def test_an_axis_of_length_one_that_crosses_channels_is_guarded(op, others):
         assert verify(snapped, narrow, torch.rand(2, 3, height, 4).double(), batches=()).passed
     if not others:
         assert snapped(images(2, 4)).isfinite().all()
-        with pytest.raises(SpecialisedError, match=r"the size of axes .* is what it asks for was True"):
+        with pytest.raises(SpecialisedError, match="cuts channels as in the example was True"):
             narrow(images(2, 4))
 
 
@@ -233,7 +231,9 @@ def test_channels_flattened_with_a_single_position_are_guarded(op):
     narrow = fxprune.narrow(snapped, plan)
     assert_same(snapped, narrow, (1, 1))
     assert snapped(images(2, 2)).isfinite().all()
-    with pytest.raises(SpecialisedError, match=r"size (1|of axes 2, 3) before `.*` (was|is) .*: capture again"):
+    with pytest.raises(
+        SpecialisedError, match=r"(size 1 before `.*` (was|is)|cuts channels as in the example was) .*: capture again"
+    ):
         narrow(images(2, 2))
 
 

@@ -1,6 +1,7 @@
 """Where flattened axes hold channels, for inputs of other sizes than the example's."""
 
-from .calls import is_constant
+from .calls import Part, is_constant
+from .lengths import Length, product_of, unknown
 from .orders import AxisOrders
 
-__all__ = ["AxisOrders", "is_constant"]
+__all__ = ["AxisOrders", "Length", "Part", "is_constant", "product_of", "unknown"]

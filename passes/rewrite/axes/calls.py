@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -16,14 +17,18 @@ class Part(NamedTuple):
         node: whose axis it is.
         dim: its number.
         kind: whether it has ``channels`` alone, ``positions`` alone, or ``both`` in an order that its view states.
-        size: how many channels are in it, if these are alone.
+        size: how long it is at the example, if the axis holds more.
+        end: of positions that a view cuts from others: at which end of the axis they are.
     """
 
     node: fx.Node
     dim: int
     kind: str
     size: int = 0
+    end: str = ""
 
+
+_CONSTANT: weakref.WeakKeyDictionary[fx.Graph, dict[fx.Node, bool]] = weakref.WeakKeyDictionary()
 
 # An axis before a call, or what the call makes.
 Source = tuple[fx.Node, int] | Part
@@ -34,6 +39,7 @@ MOVES = frozenset({
     "t", "adjoint", "broadcast_to", "getattr",
 })  # fmt: skip
 REGULARISERS = frozenset({"droppath", "stochasticdepth"})  # of timm and torchvision
+REPEATS = frozenset({"repeat", "tile", "repeat_interleave"})
 SHIFTS = frozenset({"roll", "flip"})  # along axes that they name
 # Which tensors give the rows and columns of a product; all give what is in front of these.
 PRODUCTS = {"matmul": (0, 1), "bmm": (0, 1), "scaled_dot_product_attention": (0, 2)}
@@ -73,4 +79,13 @@ def is_pointwise(name: str) -> bool:
 
 def is_constant(node: fx.Node) -> bool:
     """Tell whether a value is made of parameters and buffers alone."""
-    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes)))
+    known = _CONSTANT.setdefault(node.graph, {})
+    waiting = [node]
+    while waiting:  # a deep graph would exceed the depth of Python's stack
+        last = waiting[-1]
+        missing = [each for each in last.all_input_nodes if each not in known]
+        waiting += missing
+        if not missing:
+            given = [known[each] for each in waiting.pop().all_input_nodes]
+            known[last] = last.op == "get_attr" or (bool(given) and all(given))
+    return known[node]

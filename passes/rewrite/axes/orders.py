@@ -7,9 +7,11 @@ places. The codes of an axis are those of the example; its order says where chan
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
 
-import numpy as np
 from torch import fx
 
 from fxprune.coupling import Coupling
@@ -17,6 +19,8 @@ from fxprune.node_facts import Shape
 from fxprune.pytorch.call_targets import FLATTENS, JOINS, LIKE, PRODUCTS, VIEWS, canonical_call
 
 from .calls import MOVES, SUMS, Part, is_constant
+from .in_order import InOrder
+from .lengths import AxisLengths, Length, product_of, unknown
 from .sources import AxisSources
 
 # What lies in an axis, the slowest first.
@@ -32,38 +36,107 @@ class AxisOrders:
         """Read the shapes of a coupling."""
         self.coupling = coupling
         self.sources = AxisSources(coupling)
-        self._known: dict[tuple[fx.Node, int], Order | None] = {}
+        self.lengths = AxisLengths(self.sources)
+        # What lies in an axis; None: the graph does not tell it for other inputs.
+        self.of = InOrder(coupling, self._find)
 
-    def of(self, node: fx.Node, dim: int) -> Order | None:
-        """Return what lies in an axis; None: the graph does not tell it for other inputs."""
-        if (node, dim) not in self._known:
-            shape = self.sources.shape(node)
-            kind = "positions" if shape.axes[dim] is None else "channels"
-            is_known = kind == "positions" or dim not in shape.varying or is_constant(node)
-            self._known[node, dim] = (Part(node, dim, kind, shape.sizes[dim]),) if is_known else self._found(node, dim)
-        return self._known[node, dim]
+    def _find(self, node: fx.Node, dim: int) -> Order | None:
+        shape = self.sources.shape(node)
+        kind = "positions" if shape.axes[dim] is None else "channels"
+        is_known = kind == "positions" or self.sources.has_channels_alone(node, dim) or is_constant(node)
+        return (Part(node, dim, kind, shape.sizes[dim]),) if is_known else self._found(node, dim)
 
     def _found(self, node: fx.Node, dim: int) -> Order | None:
         """Put together the order of an axis from those of what a call joins, which must agree."""
+        if self.sources.is_view(node):
+            return self._cut_out(node, dim) or (Part(node, dim, "both"),)
         found: set[Order | None] = set()
         for sources in self.sources.of(node, dim):
-            orders = [self._made(each) if isinstance(each, Part) else self.of(*each) for each in sources]
+            orders = [(each,) if isinstance(each, Part) else self.of(*each) for each in sources]
             found.add(None if None in orders else tuple(itertools.chain.from_iterable(filter(None, orders))))
         alone = [order for order in found if order is not None and {part.kind for part in order} == {"channels"}]
-        return alone[0] if alone else found.pop() if len(found) == 1 else None
+        layouts = {self._layout(order) for order in found}
+        return alone[0] if alone else found.pop() if len(layouts) == 1 and None not in found else None
 
-    def _made(self, part: Part) -> Order | None:
-        """Return what a call makes itself: channels where it parts these alone, or states them."""
-        if part.kind != "both":
-            return (part,)
-        codes = self.sources.shape(part.node).axes[part.dim]
-        if codes is not None and len(np.unique(codes)) == len(codes) and self.sources.has_stated(part.node, part.dim):
-            return (part._replace(kind="channels", size=len(codes)),)
-        orders = [self.of(*each) for each in self.sources.parted(part.node, part.dim)]
-        kinds, size = {each.kind for order in orders for each in order or ()}, 0 if codes is None else len(codes)
-        return (
-            None if None in orders else (part._replace(kind="channels", size=size) if kinds == {"channels"} else part,)
-        )
+    def _layout(self, order: Order | None) -> tuple[Any, ...]:
+        """Return how many channels lie in an axis, and the lengths of positions between them."""
+        found: list[Any] = []
+        for is_positions, parts in itertools.groupby(order or (), lambda part: part.kind == "positions"):
+            if is_positions:
+                found.append(product_of(map(self.length, parts)))
+            else:
+                found += [each if each.kind == "both" else self.size(each) for each in parts]
+        return tuple(found)
+
+    def _cut_out(self, node: fx.Node, dim: int) -> Order:
+        """Return what a view cuts out of the row of its numbers for an axis; nothing if unknown.
+
+        How far a cut lies among positions may be another for other inputs.
+        """
+        sizes, row = self.sources.shape(node).sizes, self.row(self.sources.tensors(node)[0])
+        left, right = math.prod(sizes[dim:]), math.prod(sizes[dim + 1 :])
+        found: dict[int, Part] = {}
+        for at, each in enumerate(row):
+            behind = math.prod(map(self.size, row[at + 1 :]))
+            low, high = max(behind, right), min(behind * self.size(each), left)
+            if each.kind == "positions" or low >= high:
+                continue
+            if (low, high) == (behind, behind * self.size(each)):
+                found[at] = each
+            elif each.kind == "channels" and high % low == low % behind == 0:
+                found[at] = Part(node, dim, "channels", high // low)
+            else:
+                return ()
+        if not found:
+            return ()
+        first, last = min(found), max(found)
+        order = [found.get(at, row[at]) for at in range(first, last + 1)]
+        whole, behind = (math.prod(map(self.size, row[at:])) for at in (first, last + 1))
+        if left >= whole:  # not among the channels
+            start = self._place(node, dim, row, range(first + 1))
+            order[:0] = [Part(node, dim, "positions", left // whole, "front")] if start is None else row[start:first]
+        if right <= behind:
+            stop = self._place(node, dim + 1, row, range(last + 1, len(row) + 1))
+            rest = [Part(node, dim, "positions", behind // right, "behind")]
+            order += rest if stop is None else row[last + 1 : stop]
+        return tuple(order)
+
+    def _place(self, node: fx.Node, dim: int, row: Sequence[Part], places: range) -> int | None:
+        """Return in front of which part of the row a view cuts for an axis; None if unknown."""
+        asked = [self.lengths.stated(node, each) for each in range(len(self.sources.shape(node).sizes))]
+        lengths = list(map(self.length, row))
+        for at in places:
+            if any(
+                product_of(a) == product_of(b) for a, b in ((asked[:dim], lengths[:at]), (asked[dim:], lengths[at:]))
+            ):
+                return at
+        return None
+
+    def row(self, node: fx.Node) -> list[Part]:
+        """List what lies in a tensor, the slowest first; an axis of unknown order is one part."""
+        parts: list[Part] = []
+        for dim, size in enumerate(self.sources.shape(node).sizes):
+            order = self.of(node, dim) or ()
+            counts = [each for each in order if self.is_share(each) and not each.size]
+            others = math.prod(self.size(each) for each in order if each not in counts)
+            order = tuple(each._replace(size=size // others) if each in counts else each for each in order)
+            is_known = len(counts) < 2 and math.prod(map(self.size, order)) == size
+            parts += order if order and is_known else (Part(node, dim, "both"),)
+        return parts
+
+    def is_share(self, part: Part) -> bool:
+        """Tell whether positions lie beside channels in their axis, whose length is not theirs."""
+        return part.kind == "positions" and self.sources.shape(part.node).axes[part.dim] is not None
+
+    def size(self, part: Part) -> int:
+        """Return the length of a part at the example."""
+        return part.size or self.sources.shape(part.node).sizes[part.dim]
+
+    def length(self, part: Part) -> Length:
+        """Return the length of a part for any inputs."""
+        if part.kind == "channels":
+            return Length(Fraction(part.size))
+        return unknown(part) if self.is_share(part) else self.lengths.of(part.node, part.dim)
 
     def mixed(self, node: fx.Node) -> tuple[int, ...]:
         """List the axes of a tensor that may hold positions beside channels."""

@@ -15,33 +15,30 @@ from fxprune.pytorch.call_targets import JOINS, canonical_call, runs_own_code
 from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.torch_private import is_torch
 
-from .calls import MOVES, PRODUCTS, REGULARISERS, SHIFTS, SPATIAL, SUMS, WEIGHTS, Part, Source, is_constant
-from .views import ViewSources
+from .calls import MOVES, PRODUCTS, REGULARISERS, REPEATS, SHIFTS, SPATIAL, SUMS, WEIGHTS, Part, Source, is_constant
+from .views import ViewReader
 
 
-class AxisSources(ViewSources):
+class AxisSources(ViewReader):
     """What each call of a captured graph puts into an axis of its result."""
 
     def of(self, node: fx.Node, dim: int) -> list[Sequence[Source]]:
-        """List what lies in an axis, the slowest first, for each tensor that meets in it."""
+        """List what lies in an axis with channels, the slowest first, for each tensor in it."""
         shape, given, name = self.shape(node), self.tensors(node), self.name(node)
         last = dim - len(shape.sizes)
         codes = shape.axes[dim]
-        if codes is None or is_constant(node):
-            return []
+        assert codes is not None
         if (tensor := self._broadcast(node)) is not None:
             return self._aligned([tensor], last, shape)
-        if (tensor := self._cut(node, dim)) is not None:
+        if (tensor := self.cut(node, dim)) is not None:
             return [[(tensor, dim)]]
         if not given:
             return []
-        if self.is_view(node):
-            return self.viewed(node, given[0], dim)
         if runs_own_code(node) and name not in REGULARISERS:
             return []
         if node.op == "call_module" and is_shaped(self.module(node)) and not self.keeps_places(node):
             return self._layered(node, given[0], dim)
-        if name in WEIGHTS and node.op == "call_function" and len(given) > 1:
+        if name in WEIGHTS and len(given) > 1:
             return [[(given[1], 0)]] if dim == WEIGHTS[name] % len(shape.sizes) else self._layered(node, given[0], dim)
         if name.startswith("conv_transpose") and node.op == "call_function" and dim < 2 <= len(given):
             if dim == 0:
@@ -52,12 +49,12 @@ class AxisSources(ViewSources):
         if name in SPATIAL:
             space = int(name[-2]) if name.endswith("d") else len(shape.sizes) - 2
             return [[(given[0], dim)]] if dim < len(shape.sizes) - space else []
-        if name in SUMS and isinstance(kept := self._left(node, given[0], dim), int):
+        if name in SUMS and isinstance(kept := self.left(node, given[0], dim), int):
             return [[(given[0], kept)]]
-        if name in ("repeat", "repeat_interleave"):
+        if name in REPEATS:
             return self._repeated(node, given[0], dim)
         if name in MOVES and node.op != "call_module":
-            at = self._moved(node, given[0], dim)
+            at = self.moved(node, given[0], dim)
             return [] if at is None else [[(given[0], at)]]
         if canonical_call(node.target) in JOINS:
             along = self.joined(node)
@@ -94,7 +91,7 @@ class AxisSources(ViewSources):
         """List the axes that have the same channels."""
         return [d for d, each in enumerate(self.shape(node).axes) if each is not None and np.array_equal(each, codes)]
 
-    def _left(self, node: fx.Node, given: fx.Node, dim: int) -> int | None:
+    def left(self, node: fx.Node, given: fx.Node, dim: int) -> int | None:
         """Return which axis of its input a sum leaves as this one; None if that is not stated."""
         rank, at = len(self.shape(given).sizes), 2 if "norm" in self.name(node) else 1
         dims = self.integers(node.kwargs.get("dim", node.kwargs.get("axis", node.args[at : at + 1])))
@@ -113,6 +110,8 @@ class AxisSources(ViewSources):
         if at < 0:
             return []
         counts = Part(node, dim, "positions")
+        if self.shape(given).axes[at] is None:  # where the counts meet channels, they are as many
+            counts = Part(node, dim, "channels", after[dim] // before[at])
         if self.name(node) == "repeat_interleave":
             along = self.integers(node.kwargs.get("dim", node.args[2:3]))
             if not along:
@@ -123,7 +122,7 @@ class AxisSources(ViewSources):
         once = len(times) == len(after) and times[dim] == 1
         return [[(given, at)]] if once else [[counts, (given, at)]]
 
-    def _moved(self, node: fx.Node, given: fx.Node, dim: int) -> int | None:
+    def moved(self, node: fx.Node, given: fx.Node, dim: int) -> int | None:
         """Return which axis of its input a call makes this one; None: no single one."""
         sizes = self.shape(given).sizes
         strides = [10**6 + 3 ** (at + 1) for at in range(len(sizes))]  # which no step makes equal
@@ -147,7 +146,7 @@ class AxisSources(ViewSources):
         dims = self.integers(node.kwargs.get("dim", node.kwargs.get("axis", node.args[1:2]))) or [0]
         return dims[0] % len(self.shape(node).sizes)
 
-    def _cut(self, node: fx.Node, dim: int) -> fx.Node | None:
+    def cut(self, node: fx.Node, dim: int) -> fx.Node | None:
         """Return the tensor of which a node takes a piece along another axis."""
         source = node.args[0] if node.target is operator.getitem else None
         if not isinstance(source, fx.Node) or self.name(source) not in (

@@ -6,7 +6,7 @@ from benchmarks.fuzz import chunks, views
 from benchmarks.fuzz.chunks import Chunk
 from benchmarks.random_networks.choices import choices_of, draw_from
 from benchmarks.random_views import build
-from fxprune.passes.rewrite import sizes
+from fxprune.passes.rewrite import graph
 
 
 def told(chunk):
@@ -23,7 +23,7 @@ def test_narrow_networks_of_views_are_equal_or_refuse_a_size():
 
 def test_a_network_without_its_guards_is_told_in_small(monkeypatch):
     monkeypatch.setattr(chunks, "SECONDS_TO_SHRINK", 0.0)
-    monkeypatch.setattr(sizes, "guard_split", lambda *_: None)
+    monkeypatch.setattr(graph, "guard_cuts", lambda *_: None)
     failures = told(Chunk(36, 1, 4))["failures"]
     assert len(failures) == 1 and failures[0].startswith("seed 36: Wrong: at (") and "choices [" in failures[0]
 

@@ -1,0 +1,227 @@
+"""Lengths of axes at any size of the inputs, as products of those that nothing determines."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from fxprune.node_facts import Shape
+from fxprune.pytorch.call_targets import JOINS, LIKE, canonical_call, reads_sizes
+
+from .calls import MOVES, PRODUCTS, REPEATS, SUMS, WEIGHTS, is_constant
+from .in_order import InOrder
+from .sources import AxisSources
+
+
+class Length(NamedTuple):
+    """A number times powers of unknown lengths, by the names of these."""
+
+    number: Fraction = Fraction(1)
+    powers: frozenset[tuple[Any, int]] = frozenset()
+
+    def over(self, other: Length) -> Length:
+        """Divide by another length."""
+        powers = Counter(dict(self.powers))
+        powers.subtract(dict(other.powers))
+        return Length(self.number / other.number, frozenset((name, power) for name, power in powers.items() if power))
+
+    def is_multiple_of(self, other: Length) -> bool:
+        """Tell whether another length divides this one, whatever the unknown ones are."""
+        number, powers = self.over(other)
+        return number.denominator == 1 and all(power > 0 for _, power in powers)
+
+
+ONE = Length()
+OPEN = Length(Fraction(-1))  # asked for by a view: what is left
+
+
+def product_of(lengths: Iterable[Length]) -> Length:
+    """Multiply lengths."""
+    total = ONE
+    for each in lengths:
+        total = total.over(ONE.over(each))
+    return total
+
+
+def unknown(name: Any) -> Length:
+    """Return a length of which nothing is known but its name."""
+    return Length(powers=frozenset({(name, 1)}))
+
+
+class AxisLengths:
+    """The lengths of the axes of a captured graph, each found when it is asked for."""
+
+    def __init__(self, sources: AxisSources) -> None:
+        """Take what tells which axes a call leaves."""
+        self._sources = sources
+        self.of = InOrder(sources.coupling, self._find)  # the length of an axis of a tensor of the wide network
+
+    def _find(self, node: fx.Node, dim: int) -> Length:
+        shape = self._sources.shape(node)
+        is_fixed = is_constant(node) or self._sources.has_channels_alone(node, dim)
+        return Length(Fraction(shape.sizes[dim])) if is_fixed else self.stated(node, dim)
+
+    def stated(self, node: fx.Node, dim: int) -> Length:
+        """Return the length that a call states for an axis, whatever it holds at the example."""
+        found = self._found(node, dim, self._sources.shape(node))
+        return unknown((node, dim)) if found is None else found
+
+    def whole(self, node: fx.Node) -> Length:
+        """Return how many numbers a tensor has."""
+        return product_of(self.of(node, dim) for dim in range(len(self._sources.shape(node).sizes)))
+
+    def _found(self, node: fx.Node, dim: int, shape: Shape) -> Length | None:
+        sources = self._sources
+        given, name, last = sources.tensors(node), sources.name(node), dim - len(shape.sizes)
+        if (piece := self._of_piece(node, dim)) is not None:
+            return piece
+        if node.op in ("placeholder", "get_attr") or not given:
+            return None
+        first = sources.shape(given[0]).sizes
+        if canonical_call(node.target) in LIKE and name != "expand_as":
+            return self.of(given[1], dim)
+        if sources.is_view(node):
+            return self._viewed(node, given[0], dim)
+        if name in MOVES and node.op != "call_module":
+            return self._moved(node, given[0], dim)
+        if name in SUMS:
+            left = sources.left(node, given[0], dim)
+            summed = left is None and len(first) == len(shape.sizes) and first[dim] > shape.sizes[dim] == 1
+            return ONE if summed else None if left is None else self.of(given[0], left)
+        if name in PRODUCTS:
+            factors = [each for each in node.args if isinstance(each, fx.Node)][: PRODUCTS[name][1] + 1]
+            if len(factors) <= PRODUCTS[name][1] or any(len(sources.shape(each).sizes) < 2 for each in factors):
+                return None
+            return self._aligned([factors[PRODUCTS[name][last]]] if last >= -2 else factors, last, shape)
+        if name in REPEATS:
+            return self._repeated(node, given[0], dim)
+        if canonical_call(node.target) in JOINS:
+            return None if sources.joined(node) == dim else self._aligned(given, last, shape)
+        is_layer = (node.op == "call_module" or name in WEIGHTS) and len(first) == len(shape.sizes)
+        if is_layer and (last < -1 if "linear" in name else dim == 0 and "conv" in name):
+            return self.of(given[0], dim)
+        return self._aligned(given, last, shape) if sources.keeps_places(node) else None
+
+    def _of_piece(self, node: fx.Node, dim: int) -> Length | None:
+        """Return the length of an axis along which a tensor was not taken to pieces."""
+        source = node.args[0] if node.target is operator.getitem else None
+        if isinstance(source, fx.Node) and self._sources.name(source) == "unbind":
+            given = self._sources.tensors(source)[0]
+            along = self._sources.integers(source.kwargs.get("dim", source.args[1:2])) or [0]
+            return self.of(given, dim + (dim >= along[0] % len(self._sources.shape(given).sizes)))
+        tensor = self._sources.cut(node, dim)
+        return None if tensor is None else self.of(tensor, dim)
+
+    def _moved(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
+        """Return the length of an axis that moves, or is new; that of a slice may be the example's."""
+        name, at = self._sources.name(node), self._sources.moved(node, given, dim)
+        if name in ("expand", "broadcast_to"):
+            return None if at is None or self._sources.shape(given).sizes[at] == 1 else self.of(given, at)
+        if name == "getitem":
+            index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+            if not all(each is None or each is ... or isinstance(each, int) or each == slice(None) for each in index):
+                return None
+        if at is None:
+            return ONE if name in ("unsqueeze", "getitem") else None
+        return self.of(given, at)
+
+    def _repeated(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
+        """Return the length of an axis that is repeated a number of times, or left."""
+        rank, name = len(self._sources.shape(node).sizes), self._sources.name(node)
+        at = dim - rank + len(self._sources.shape(given).sizes)
+        if name == "repeat_interleave":
+            along = self._sources.integers(node.kwargs.get("dim", node.args[2:3]))
+            times: Any = node.args[1] if len(node.args) > 1 and along and along[0] % rank == dim else 1
+        else:
+            counts: Any = node.args[1:]
+            counts = counts[0] if len(counts) == 1 and isinstance(counts[0], (tuple, list)) else counts
+            along, times = [dim], counts[dim] if len(counts) == rank else None
+        if not along or at < 0 or not isinstance(times, int):
+            return None
+        return product_of([self.of(given, at), Length(Fraction(times))])
+
+    def _aligned(self, given: Sequence[fx.Node], last: int, shape: Shape) -> Length | None:
+        """Return the length on which tensors agree, but for those that are broadcast here."""
+        sizes = {each: self._sources.shape(each).sizes for each in given}
+        on = [each for each in sizes if len(sizes[each]) >= -last and sizes[each][last] == shape.sizes[last]]
+        found = {self.of(each, len(sizes[each]) + last) for each in on}
+        return found.pop() if len(found) == 1 else None
+
+    def _viewed(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
+        """Return what a view asks for, or what it leaves for -1."""
+        rank = len(self._sources.shape(node).sizes)
+        if self._sources.name(node) in ("flatten", "ravel"):
+            joined = self._sources.joined_by(node, len(self._sources.shape(given).sizes))
+            after = dim + max(len(joined) - 1, 0) * (dim > joined[0])
+            return product_of(self.of(given, each) for each in (joined if dim == joined[0] else (after,)))
+        asked = self._asked(node, rank)
+        if not asked:
+            return None
+        if self._sources.name(node) == "unflatten":
+            first = min(asked)
+            if dim not in asked:
+                return self.of(given, dim if dim < first else dim - len(asked) + 1)
+            total = self.of(given, first)
+        else:
+            total = self.whole(given)
+        size = asked[dim]
+        return total.over(product_of(each for each in asked.values() if each is not None)) if size is None else size
+
+    def _asked(self, node: fx.Node, rank: int) -> dict[int, Length | None]:
+        """Return the lengths that a view asks for, by axis; None for -1."""
+        asked = self._sources.asked(node, rank)
+        given = node.args[1] if not asked and len(node.args) == 2 and node.op != "call_module" else None
+        if isinstance(given, fx.Node):
+            lengths = self._numbers(given)
+            is_known = lengths is not None and len(lengths) == rank
+            return {dim: None if each == OPEN else each for dim, each in enumerate(lengths or ()) if is_known}
+        return {dim: None if size == -1 and isinstance(size, int) else self.number(size) for dim, size in asked.items()}
+
+    def number(self, value: Any) -> Length:
+        """Return a number that the graph computes of lengths."""
+        if isinstance(value, int):
+            return Length(Fraction(value))
+        if not isinstance(value, fx.Node):
+            return unknown(str(value))
+        if value.target is operator.mul and len(value.args) == 2:
+            return product_of(map(self.number, value.args))
+        if value.target is operator.floordiv and len(value.args) == 2:
+            a, b = map(self.number, value.args)
+            return a.over(b) if a.is_multiple_of(b) else unknown((operator.floordiv, a, b))
+        if value.target is operator.getitem and isinstance(value.args[1], int):
+            numbers = self._numbers(value.args[0])
+            return unknown(value) if numbers is None else numbers[value.args[1]]
+        if reads_sizes(value) and (numbers := self._numbers(value)) is not None and len(numbers) == 1:
+            return numbers[0]
+        return unknown(value)
+
+    def _numbers(self, value: Any) -> list[Length] | None:
+        """Return the lengths in a tuple of the graph, or the one that it reads; None if unknown."""
+        if isinstance(value, (tuple, list)):
+            return list(map(self.number, value))
+        if not isinstance(value, fx.Node):
+            return None
+        if reads_sizes(value):
+            tensor: Any = value.args[0]
+            lengths = [self.of(tensor, dim) for dim in range(len(self._sources.shape(tensor).sizes))]
+            if value.target in ("numel", "nelement", torch.numel):
+                return [product_of(lengths)]
+            if value.target in ("dim", "ndim") or "ndim" in value.args:
+                return None
+            at = value.kwargs.get("dim", value.args[1] if value.target == "size" and len(value.args) > 1 else None)
+            at = 0 if value.target == "__len__" else at
+            return lengths if at is None else [lengths[at]] if isinstance(at, int) else None
+        if value.target is operator.getitem and isinstance(value.args[1], slice):
+            numbers, part = self._numbers(value.args[0]), value.args[1]
+            is_known = all(each is None or isinstance(each, int) for each in (part.start, part.stop, part.step))
+            return numbers[part] if numbers is not None and is_known else None
+        if value.target is operator.add:
+            a, b = map(self._numbers, value.args)
+            return None if a is None or b is None else a + b
+        return None
