@@ -51,7 +51,7 @@ TESTS = (
     "analysis/test_computed_weights.py", "analysis/test_precision.py", "analysis/test_uniformity.py",
     "merge/test_snap.py", "merge/test_settle.py", "rewrite/test_narrow_networks.py", "rewrite/test_layouts.py",
     "csgd/test_csgd.py",
-    "rewrite/test_views.py", "rewrite/test_axis_orders.py", "rewrite/test_flattened_views.py",
+    "rewrite/test_views.py", "rewrite/test_cuts.py", "rewrite/test_axis_orders.py", "rewrite/test_flattened_views.py",
     "rewrite/test_lengths.py",
     "rewrite/test_groups.py", "rewrite/test_written_views.py", "rewrite/test_absorb_shared.py",
     "analysis/test_channels.py", "analysis/test_fixed_lengths.py",
