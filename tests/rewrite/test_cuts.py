@@ -73,6 +73,14 @@ def cut_by_a_number(x, y, z):
             [(4, 4, 1), (4, 2, 2), (8, 2, 1)],
         ),
         (cut_by_a_number, (1, 2, 1), [(4, 1, 1)]),
+        # Lengths that are those of another tensor, or axis, at the example alone.
+        (lambda x, y, z: shares((y.sum(3) + y.sum(2)).view(-1, 8, y.shape[2])), (2, 4, 1), [(2, 1, 4), (1, 1, 8)]),
+        (
+            lambda x, y, z: shares(y.sum(3).expand(-1, -1, x.shape[3]).reshape(-1, 8, y.shape[2])),
+            (2, 4, 4),
+            [(2, 1, 4), (1, 1, 8)],
+        ),
+        (lambda x, y, z: shares(y.sum(2).view(-1, 8, y.mean(1).squeeze(1).size(1))), (2, 1, 4), [(2, 2, 4)]),
     ],
 )
 def test_a_view_that_cuts_channels_elsewhere_is_refused(op, example, others):
@@ -136,6 +144,9 @@ def narrowed_to_heads(op):
         (lambda x, y: y.flatten(2) @ y.flatten(2).mT, 0, 1, {0: 1}),
         (lambda x, y: y.mT @ y, 2, 1, {3: 1}),
         (lambda x, y: torch.cat([y, y], 2), 3, 1, {3: 1}),
+        (lambda x, y: y.mean((2, 3), True).expand(-1, -1, y.shape[3], -1), 2, 1, {3: 1}),
+        (lambda x, y: y.mean((2, 3), True).squeeze(3).squeeze(2), 0, 1, {0: 1}),
+        (lambda x, y: y.mean(2, True).squeeze(2), 2, 1, {3: 1}),
         (lambda x, y: y.repeat(1, 1, 3, 1), 2, 3, {2: 1}),
         (lambda x, y: y.repeat_interleave(3, 2), 2, 3, {2: 1}),
         (lambda x, y: y.repeat_interleave(3, 2), 3, 1, {3: 1}),
@@ -157,7 +168,7 @@ def test_lengths_are_products_of_those_of_the_input(op, dim, number, powers):
     ("op", "dim"),
     [
         (lambda x, y: y[:, :, :4], 2),
-        (lambda x, y: y.mean((2, 3), True).expand(-1, -1, y.shape[2], -1), 2),
+        (lambda x, y: y.mean(1).squeeze(), 1),
         (lambda x, y: torch.cat([y, y], 2), 2),
         (lambda x, y: nn.functional.max_pool2d(y, 1), 2),
     ],

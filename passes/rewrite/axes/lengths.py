@@ -12,9 +12,9 @@ import torch
 from torch import fx
 
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import JOINS, LIKE, canonical_call, reads_sizes
+from fxprune.pytorch.call_targets import JOINS, LIKE, canonical_call, positional, reads_sizes, runs_own_code
 
-from .calls import MOVES, PRODUCTS, REPEATS, SUMS, WEIGHTS, is_constant
+from .calls import MOVES, PRODUCTS, REGULARISERS, REPEATS, SUMS, WEIGHTS, is_constant
 from .in_order import InOrder
 from .sources import AxisSources
 
@@ -64,8 +64,13 @@ class AxisLengths:
 
     def _find(self, node: fx.Node, dim: int) -> Length:
         shape = self._sources.shape(node)
-        is_fixed = is_constant(node) or self._sources.has_channels_alone(node, dim)
-        return Length(Fraction(shape.sizes[dim])) if is_fixed else self.stated(node, dim)
+        fixed = Length(Fraction(shape.sizes[dim]))
+        if is_constant(node):
+            return fixed
+        # What a view makes channels of at the example may be another length elsewhere.
+        if (found := self._found(node, dim, shape)) is not None:
+            return found
+        return fixed if self._sources.has_channels_alone(node, dim) else unknown((node, dim))
 
     def stated(self, node: fx.Node, dim: int) -> Length:
         """Return the length that a call states for an axis, whatever it holds at the example."""
@@ -84,7 +89,9 @@ class AxisLengths:
         if node.op in ("placeholder", "get_attr") or not given:
             return None
         first = sources.shape(given[0]).sizes
-        if canonical_call(node.target) in LIKE and name != "expand_as":
+        if node.op == "call_module" and runs_own_code(node) and name not in REGULARISERS:
+            return None
+        if canonical_call(node.target) in LIKE:
             return self.of(given[1], dim)
         if sources.is_view(node):
             return self._viewed(node, given[0], dim)
@@ -98,15 +105,17 @@ class AxisLengths:
             factors = [each for each in node.args if isinstance(each, fx.Node)][: PRODUCTS[name][1] + 1]
             if len(factors) <= PRODUCTS[name][1] or any(len(sources.shape(each).sizes) < 2 for each in factors):
                 return None
-            return self._aligned([factors[PRODUCTS[name][last]]] if last >= -2 else factors, last, shape)
+            return self._aligned([factors[PRODUCTS[name][last]]] if last >= -2 else factors, last)
         if name in REPEATS:
             return self._repeated(node, given[0], dim)
         if canonical_call(node.target) in JOINS:
-            return None if sources.joined(node) == dim else self._aligned(given, last, shape)
+            return None if sources.joined(node) == dim else self._aligned(given, last)
         is_layer = (node.op == "call_module" or name in WEIGHTS) and len(first) == len(shape.sizes)
-        if is_layer and (last < -1 if "linear" in name else dim == 0 and "conv" in name):
+        if is_layer and "linear" in name and last < -1:
             return self.of(given[0], dim)
-        return self._aligned(given, last, shape) if sources.keeps_places(node) else None
+        if is_layer and dim == 0 and "conv" in name and f"{len(first) - 2}d" in name:  # of several images
+            return self.of(given[0], 0)
+        return self._aligned(given, last) if sources.keeps_places(node) else None
 
     def _of_piece(self, node: fx.Node, dim: int) -> Length | None:
         """Return the length of an axis along which a tensor was not taken to pieces."""
@@ -121,15 +130,33 @@ class AxisLengths:
     def _moved(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
         """Return the length of an axis that moves, or is new; that of a slice may be the example's."""
         name, at = self._sources.name(node), self._sources.moved(node, given, dim)
+        if name == "squeeze" and not self._leaves_axes(node, given, at):
+            return None
         if name in ("expand", "broadcast_to"):
-            return None if at is None or self._sources.shape(given).sizes[at] == 1 else self.of(given, at)
+            return self._expanded(node, given, dim)
         if name == "getitem":
             index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-            if not all(each is None or each is ... or isinstance(each, int) or each == slice(None) for each in index):
+            if not all(each is None or each is ... or type(each) is int or each == slice(None) for each in index):
                 return None
         if at is None:
             return ONE if name in ("unsqueeze", "getitem") else None
         return self.of(given, at)
+
+    def _expanded(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
+        """Return what an expansion asks for; -1 leaves an axis."""
+        rank, sizes = len(self._sources.shape(node).sizes), positional(node.target, node.args, node.kwargs)[0][1:]
+        sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+        at = dim - rank + len(self._sources.shape(given).sizes)
+        if len(sizes) != rank:
+            return None
+        return self.of(given, at) if isinstance(sizes[dim], int) and sizes[dim] == -1 else self.number(sizes[dim])
+
+    def _leaves_axes(self, node: fx.Node, given: fx.Node, at: int | None) -> bool:
+        """Tell whether a squeeze takes away axes of length 1 for any inputs, or such behind another one alone."""
+        rank = len(self._sources.shape(given).sizes)
+        dims = [each % rank for each in self._sources.integers(node.kwargs.get("dim", node.args[1:2]))]
+        always = all(self.of(given, each) == ONE for each in dims)
+        return bool(dims) and (always or (at is not None and at < min(dims)))
 
     def _repeated(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
         """Return the length of an axis that is repeated a number of times, or left."""
@@ -146,11 +173,11 @@ class AxisLengths:
             return None
         return product_of([self.of(given, at), Length(Fraction(times))])
 
-    def _aligned(self, given: Sequence[fx.Node], last: int, shape: Shape) -> Length | None:
-        """Return the length on which tensors agree, but for those that are broadcast here."""
-        sizes = {each: self._sources.shape(each).sizes for each in given}
-        on = [each for each in sizes if len(sizes[each]) >= -last and sizes[each][last] == shape.sizes[last]]
-        found = {self.of(each, len(sizes[each]) + last) for each in on}
+    def _aligned(self, given: Sequence[fx.Node], last: int) -> Length | None:
+        """Return the length on which tensors agree, but for those that are broadcast for any inputs."""
+        ranks = {each: len(self._sources.shape(each).sizes) for each in given}
+        found = {self.of(each, rank + last) for each, rank in ranks.items() if rank >= -last}
+        found = found if len(found) == 1 else found - {ONE}
         return found.pop() if len(found) == 1 else None
 
     def _viewed(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
