@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-import torch
 from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch.call_targets import LIKE, canonical_call
 
-from .axes import AxisOrders, Length, Part, is_constant, product_of
+from .axes import Length, Part, is_constant, product_of
 from .places import guard_inputs, is_read
 from .site import WIDE, Site, product
 
@@ -47,7 +45,8 @@ _Pair = tuple[_Step, _Step]
 def guard_cuts(site: Site, made: fx.Node) -> None:
     """Guard the cuts of a view, which is ``made`` in the narrow graph, where channels leave."""
     node, value = site.node, site.coupling.nodes[site.node.name].value
-    if not isinstance(value, Shape) or not site.value.labelled or not is_view(site.orders, node) or is_constant(node):
+    is_view = bool(site.orders.sources.view_kind(node)) and bool(site.orders.sources.tensors(node))
+    if not is_view or not isinstance(value, Shape) or not site.value.labelled or is_constant(node):
         return
     cuts = _Cuts(site, made, value)
     for at, part in enumerate(cuts.row):
@@ -55,16 +54,6 @@ def guard_cuts(site: Site, made: fx.Node) -> None:
             for dim in range(1, len(value.sizes)):
                 cuts.guard_beside(at, dim)
             cuts.guard_read(at)
-
-
-def is_view(orders: AxisOrders, node: fx.Node) -> bool:
-    """Tell whether a call joins or parts axes, and leaves all numbers in their row."""
-    sources = orders.sources
-    if node.op not in ("call_function", "call_method", "call_module") or not sources.tensors(node):
-        return False
-    if canonical_call(node.target) in LIKE:
-        return sources.name(node) != "expand_as"
-    return sources.is_view(node) and not any(isinstance(each, torch.dtype) for each in node.args)
 
 
 class _Cuts:
@@ -146,8 +135,11 @@ class _Cuts:
 
     def _length(self, part: Part) -> Length:
         orders = self._site.orders
-        # Of a new axis, what it is asked for, whatever it shall hold.
-        return orders.lengths.stated(part.node, part.dim) if part in self._new else orders.length(part)
+        if part in self._new:  # what it is asked for, whatever it shall hold
+            return orders.lengths.stated(part.node, part.dim)
+        # Channels that leave are as many for any inputs: a view that made an axis of them has been guarded.
+        is_fixed = part.kind == "channels" and self.is_narrower(part)
+        return Length(Fraction(part.size)) if is_fixed else orders.length(part)
 
     def _can_count(self, step: _Step) -> bool:
         return not any(self._site.orders.is_share(part) or self._narrow(part.node) is None for part in step.parts)
@@ -157,8 +149,8 @@ class _Cuts:
         site, factors, share = self._site, list[Any](), Fraction(1)
         for part in step.parts:
             shape, codes = site.orders.sources.shape(part.node), self._codes(part)
-            is_fixed = codes is not None and part.dim not in shape.varying and part.node is not site.node
-            if part.kind == "channels" or is_fixed:
+            is_share = part.kind == "channels" and not site.orders.sources.has_channels_alone(part.node, part.dim)
+            if is_share or (part.kind == "channels" and self.is_narrower(part)):
                 factors.append(site.orders.size(part))
                 continue
             # From the last axis, since a squeeze may leave one in front.

@@ -38,7 +38,7 @@ from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .axes import AxisOrders
 from .calls import CASES
-from .cuts import guard_cuts, is_view
+from .cuts import guard_cuts
 from .indexing import put_back
 from .places import guard_inputs
 from .site import EXAMPLE, WIDE, Site, product
@@ -130,7 +130,7 @@ def _unsure(coupling: Coupling, orders: AxisOrders) -> set[fx.Node]:
 def _leaves_channels(node: fx.Node, orders: AxisOrders) -> bool:
     """Tell whether a view may have an axis of channels of another length for other inputs."""
     shape = orders.coupling.nodes[node.name].value
-    if not is_view(orders, node) or not isinstance(shape, Shape):
+    if not orders.sources.view_kind(node) or not isinstance(shape, Shape):
         return False
     alone = [dim for dim, codes in enumerate(shape.axes) if codes is not None and dim not in shape.varying]
     return any(orders.lengths.stated(node, dim).powers for dim in alone)

@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from samples import Net, conv
 from torch import nn
 
@@ -24,13 +25,13 @@ def images(size):
     return torch.rand(size[0], 3, *size[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def narrowed(op, example):
+def narrowed(op, example, whole=()):
     """Merge channels at a distance of half the width behind two convolutions, in float64."""
     torch.manual_seed(0)
     net = Net(lambda s, x: op(x, s.a(x), s.b(x)), a=conv(3, 8), b=conv(3, 8)).double().eval()
     coupling = fxprune.couple(net, images(example))
-    widths = {name: group.width for name, group in coupling.groups.items()}
-    plan = Plan(coupling, {name: np.arange(width) % max(1, width // 2) for name, width in widths.items()})
+    kept = {name: group.width // (1 if name in whole else 2) for name, group in coupling.groups.items()}
+    plan = Plan(coupling, {name: np.arange(coupling.groups[name].width) % max(1, kept[name]) for name in kept})
     snapped = fxprune.snap(net, plan)
     return snapped, fxprune.narrow(snapped, plan)
 
@@ -52,6 +53,25 @@ def moved_and_joined(x, y, z):
 def cut_by_a_number(x, y, z):
     y = torch.matmul(y.softmax(-1), y.mT).view(len(y), -1)
     return torch.stack([y, y.cos()], 1).reshape(32, 2).square().sum(0).sin()
+
+
+def behind_a_transpose_in_place(x, y, z):
+    p = y.mean(1)
+    p.transpose_(1, 2)
+    return shares(y.sum(3).reshape(-1, 8, p.shape[1]))
+
+
+def beside_counts(x, y, z):
+    u = y.sum(3).transpose(1, 2).flatten(1) + z.mean((1, 3)).repeat(1, 8)
+    return shares(u.view(u.shape[0], 8, -1))
+
+
+def by_an_operator(x, y, z):
+    return shares(torch.ops.aten._unsafe_view(y.transpose(1, 2).contiguous(), [y.shape[0], 8, -1]))
+
+
+def behind_an_upsampling(x, y, z):
+    return shares(nn.UpsamplingBilinear2d((4, 4))(y).sum(3).view(-1, 8, y.shape[2]))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +101,15 @@ def cut_by_a_number(x, y, z):
             [(2, 1, 4), (1, 1, 8)],
         ),
         (lambda x, y, z: shares(y.sum(2).view(-1, 8, y.mean(1).squeeze(1).size(1))), (2, 1, 4), [(2, 2, 4)]),
+        (
+            lambda x, y, z: shares(y.sum(3).repeat_interleave(repeats=2, dim=2).reshape(-1, 8, x.shape[3])),
+            (4, 2, 4),
+            [(4, 2, 2)],
+        ),
+        (behind_a_transpose_in_place, (2, 4, 4), [(2, 4, 2)]),
+        (beside_counts, (2, 1, 4), [(2, 2, 4), (1, 4, 2)]),
+        (by_an_operator, (2, 1, 4), [(1, 2, 4), (2, 2, 2)]),
+        (behind_an_upsampling, (2, 4, 4), [(2, 2, 2), (1, 2, 4)]),
     ],
 )
 def test_a_view_that_cuts_channels_elsewhere_is_refused(op, example, others):
@@ -90,6 +119,33 @@ def test_a_view_that_cuts_channels_elsewhere_is_refused(op, example, others):
         assert snapped(images(other)).isfinite().all()
         with pytest.raises(SpecialisedError, match="capture again"):
             narrow(images(other))
+
+
+def with_a_whole_group(x, y, z):
+    y, z = y.sum(0).mean((1, 2)), z.reshape(2, -1, x.shape[2] * x.shape[3]).sin().sum(2)
+    return (y[None, :, None] * z.unsqueeze(1)).reshape(-1, 8, 8).square().sum(2).softmax(1).square().sum(1)
+
+
+def test_an_axis_of_channels_that_all_stay_may_be_longer_elsewhere():
+    snapped, narrow = narrowed(with_a_whole_group, (2, 4, 4), whole=["b.weight"])
+    equal_at(snapped, narrow, (2, 4, 4))
+    assert snapped(images((4, 4, 4))).isfinite().all()
+    with pytest.raises(SpecialisedError, match="capture again"):
+        narrow(images((4, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda x, y, z: shares(y.reshape(x.shape[0], 8, x.shape[2:].numel())),
+        lambda x, y, z: shares((y * y.mean().flatten()).view(y.shape[0], 8, -1)),
+        lambda x, y, z: shares((y * y.mean().ravel()).view(y.shape[0], 8, -1)),
+    ],
+)
+def test_sizes_of_scalars_and_shapes_are_read(op):
+    snapped, narrow = narrowed(op, (2, 2, 4))
+    for size in ((2, 2, 4), (3, 4, 1)):
+        equal_at(snapped, narrow, size)
 
 
 def heads(x, y, z):
@@ -170,7 +226,7 @@ def test_lengths_are_products_of_those_of_the_input(op, dim, number, powers):
         (lambda x, y: y[:, :, :4], 2),
         (lambda x, y: y.mean(1).squeeze(), 1),
         (lambda x, y: torch.cat([y, y], 2), 2),
-        (lambda x, y: nn.functional.max_pool2d(y, 1), 2),
+        (lambda x, y: F.max_pool2d(y, 1), 2),
     ],
 )
 def test_a_length_that_agrees_at_the_example_alone_is_unknown(op, dim):

@@ -57,7 +57,6 @@ SPATIAL = tuple(f"{name}{n}d" for name in ("max_pool", "avg_pool", "maxpool", "a
 SPATIAL += tuple(f"adaptive_{name}" for name in SPATIAL[:6]) + tuple(f"adaptive{name}" for name in SPATIAL[6:])
 SPATIAL += ("interpolate", "upsample")
 # Calls that treat all places of an axis alike, or leave it.
-VIEWS = frozenset({"view", "reshape", "flatten", "unflatten", "ravel", "view_as", "reshape_as"})
 SUMS = frozenset({
     "sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "norm", "logsumexp", "vector_norm",
 })  # fmt: skip

@@ -14,7 +14,7 @@ from torch import fx
 from fxprune.node_facts import Shape
 from fxprune.pytorch.call_targets import JOINS, LIKE, canonical_call, positional, reads_sizes, runs_own_code
 
-from .calls import MOVES, PRODUCTS, REGULARISERS, REPEATS, SUMS, WEIGHTS, is_constant
+from .calls import MOVES, PRODUCTS, REGULARISERS, REPEATS, SUMS, WEIGHTS, is_constant, name_of
 from .in_order import InOrder
 from .sources import AxisSources
 
@@ -67,6 +67,8 @@ class AxisLengths:
         fixed = Length(Fraction(shape.sizes[dim]))
         if is_constant(node):
             return fixed
+        if any(name_of(user.target) in MOVES and str(user.target).endswith("_") for user in node.users):
+            return unknown((node, dim))  # a call in place moves its axes
         # What a view makes channels of at the example may be another length elsewhere.
         if (found := self._found(node, dim, shape)) is not None:
             return found
@@ -91,9 +93,9 @@ class AxisLengths:
         first = sources.shape(given[0]).sizes
         if node.op == "call_module" and runs_own_code(node) and name not in REGULARISERS:
             return None
-        if canonical_call(node.target) in LIKE:
+        if node.op != "call_module" and canonical_call(node.target) in LIKE:
             return self.of(given[1], dim)
-        if sources.is_view(node):
+        if sources.view_kind(node):
             return self._viewed(node, given[0], dim)
         if name in MOVES and node.op != "call_module":
             return self._moved(node, given[0], dim)
@@ -111,9 +113,9 @@ class AxisLengths:
         if canonical_call(node.target) in JOINS:
             return None if sources.joined(node) == dim else self._aligned(given, last)
         is_layer = (node.op == "call_module" or name in WEIGHTS) and len(first) == len(shape.sizes)
-        if is_layer and "linear" in name and last < -1:
+        if is_layer and sources.is_linear(node) and last < -1:
             return self.of(given[0], dim)
-        if is_layer and dim == 0 and "conv" in name and f"{len(first) - 2}d" in name:  # of several images
+        if is_layer and dim == 0 and name.startswith("conv") and f"{len(first) - 2}d" in name:  # of several images
             return self.of(given[0], 0)
         return self._aligned(given, last) if sources.keeps_places(node) else None
 
@@ -164,7 +166,8 @@ class AxisLengths:
         at = dim - rank + len(self._sources.shape(given).sizes)
         if name == "repeat_interleave":
             along = self._sources.integers(node.kwargs.get("dim", node.args[2:3]))
-            times: Any = node.args[1] if len(node.args) > 1 and along and along[0] % rank == dim else 1
+            given_times = node.kwargs.get("repeats", node.args[1] if len(node.args) > 1 else None)
+            times: Any = given_times if along and along[0] % rank == dim else 1
         else:
             counts: Any = node.args[1:]
             counts = counts[0] if len(counts) == 1 and isinstance(counts[0], (tuple, list)) else counts
@@ -183,14 +186,16 @@ class AxisLengths:
     def _viewed(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
         """Return what a view asks for, or what it leaves for -1."""
         rank = len(self._sources.shape(node).sizes)
-        if self._sources.name(node) in ("flatten", "ravel"):
+        if self._sources.view_kind(node) in ("flatten", "ravel"):
+            if not self._sources.shape(given).sizes:
+                return ONE
             joined = self._sources.joined_by(node, len(self._sources.shape(given).sizes))
             after = dim + max(len(joined) - 1, 0) * (dim > joined[0])
             return product_of(self.of(given, each) for each in (joined if dim == joined[0] else (after,)))
         asked = self._asked(node, rank)
         if not asked:
             return None
-        if self._sources.name(node) == "unflatten":
+        if self._sources.view_kind(node) == "unflatten":
             first = min(asked)
             if dim not in asked:
                 return self.of(given, dim if dim < first else dim - len(asked) + 1)
@@ -236,6 +241,9 @@ class AxisLengths:
             return None
         if reads_sizes(value):
             tensor: Any = value.args[0]
+            if not isinstance(self._sources.coupling.nodes[tensor.name].value, Shape):
+                numbers = self._numbers(tensor)
+                return [product_of(numbers)] if numbers is not None and value.target == "numel" else None
             lengths = [self.of(tensor, dim) for dim in range(len(self._sources.shape(tensor).sizes))]
             if value.target in ("numel", "nelement", torch.numel):
                 return [product_of(lengths)]

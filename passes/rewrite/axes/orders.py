@@ -20,7 +20,7 @@ from fxprune.pytorch.call_targets import FLATTENS, JOINS, LIKE, PRODUCTS, VIEWS,
 
 from .calls import MOVES, SUMS, Part, is_constant
 from .in_order import InOrder
-from .lengths import AxisLengths, Length, product_of, unknown
+from .lengths import ONE, AxisLengths, Length, product_of, unknown
 from .sources import AxisSources
 
 # What lies in an axis, the slowest first.
@@ -48,7 +48,7 @@ class AxisOrders:
 
     def _found(self, node: fx.Node, dim: int) -> Order | None:
         """Put together the order of an axis from those of what a call joins, which must agree."""
-        if self.sources.is_view(node):
+        if self.sources.view_kind(node):
             return self._cut_out(node, dim) or (Part(node, dim, "both"),)
         found: set[Order | None] = set()
         for sources in self.sources.of(node, dim):
@@ -63,7 +63,8 @@ class AxisOrders:
         found: list[Any] = []
         for is_positions, parts in itertools.groupby(order or (), lambda part: part.kind == "positions"):
             if is_positions:
-                found.append(product_of(map(self.length, parts)))
+                length = product_of(map(self.length, parts))
+                found += [] if length == ONE else [length]
             else:
                 found += [each if each.kind == "both" else self.size(each) for each in parts]
         return tuple(found)
@@ -134,7 +135,7 @@ class AxisOrders:
 
     def length(self, part: Part) -> Length:
         """Return the length of a part for any inputs."""
-        if part.kind == "channels":
+        if part.kind == "channels" and not self.sources.has_channels_alone(part.node, part.dim):
             return Length(Fraction(part.size))
         return unknown(part) if self.is_share(part) else self.lengths.of(part.node, part.dim)
 

@@ -81,7 +81,7 @@ class AxisSources(ViewReader):
     def _layered(self, node: fx.Node, given: fx.Node, dim: int) -> list[Sequence[Source]]:
         """A layer makes channels; linear ones leave all axes but the last, others the first."""
         shape = self.shape(node)
-        is_last = "linear" in self.name(node)
+        is_last = self.is_linear(node)
         if dim == (len(shape.sizes) - 1 if is_last else 1):
             return [[Part(node, dim, "channels", shape.sizes[dim])]]
         same_rank = len(self.shape(given).sizes) == len(shape.sizes)
@@ -165,18 +165,3 @@ class AxisSources(ViewReader):
         if isinstance(source, fx.Node) and source.target is torch.broadcast_tensors and isinstance(at, int):
             return self.tensors(source)[at]
         return None
-
-    def is_one(self, node: fx.Node, dim: int) -> bool:
-        """Tell whether an axis in front is of length 1 for any input, as a view states."""
-        while dim == 0 and not self.is_view(node):
-            keeps = (
-                self.keeps_places(node) or self.name(node) in (*WEIGHTS, *SPATIAL) or self.name(node).startswith("conv")
-            )
-            if (
-                not keeps
-                or not self.tensors(node)
-                or len(self.shape(self.tensors(node)[0]).sizes) != len(self.shape(node).sizes)
-            ):
-                return False
-            node = self.tensors(node)[0]
-        return self.is_view(node) and self.asked(node, len(self.shape(node).sizes)).get(dim) == 1

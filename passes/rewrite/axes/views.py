@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxprune.coupling import Coupling
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import positional
+from fxprune.pytorch.call_targets import FLATTENS, LIKE, VIEWS, canonical_call, positional
 from fxprune.pytorch.torch_private import pytree
 
-from .calls import IN_PLACE, REPEATS, VIEWS, is_pointwise, name_of
+from .calls import IN_PLACE, REPEATS, is_pointwise, name_of
 
 
 class CallReader:
@@ -53,7 +54,11 @@ class CallReader:
             return shape.axes[dim] is not None and dim not in shape.varying
         given = self.shape(self.tensors(node)[0])
         at = dim - len(shape.sizes) + len(given.sizes)
-        return at < 0 or given.axes[at] is not None or given.sizes[at] == 1
+        return at < 0 or given.axes[at] is not None
+
+    def is_linear(self, node: fx.Node) -> bool:
+        """Tell whether a call multiplies rows by a weight."""
+        return isinstance(self.module(node), nn.Linear) if node.op == "call_module" else self.name(node) == "linear"
 
     def keeps_places(self, node: fx.Node) -> bool:
         """Tell whether a call leaves each number at its place, whatever it becomes."""
@@ -66,9 +71,9 @@ class ViewReader(CallReader):
 
     def asked(self, node: fx.Node, rank: int) -> dict[int, Any]:
         """Return the sizes that a view states, by axis."""
-        if self.name(node) == "unflatten":
+        if self.view_kind(node) == "unflatten":
             return self._unflattened(node)
-        if self.name(node) not in ("view", "reshape") or node.op == "call_module":
+        if self.view_kind(node) not in ("view", "reshape"):
             return {}
         sizes: Any = positional(node.target, node.args, node.kwargs)[0][1:]
         sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
@@ -85,7 +90,7 @@ class ViewReader(CallReader):
 
     def joined_by(self, node: fx.Node, rank: int) -> tuple[int, ...]:
         """List the axes that a call to flatten joins."""
-        if self.name(node) == "ravel":
+        if self.view_kind(node) == "ravel":
             return tuple(range(rank))
         if node.op == "call_module":
             layer: Any = self.module(node)
@@ -96,6 +101,10 @@ class ViewReader(CallReader):
         first, last = self.integers((start, end))
         return tuple(range(first % rank, last % rank + 1))
 
-    def is_view(self, node: fx.Node) -> bool:
-        """Tell whether a call joins or parts axes."""
-        return self.name(node) in (("flatten", "unflatten") if node.op == "call_module" else VIEWS)
+    def view_kind(self, node: fx.Node) -> str:
+        """Name the call that joins or parts axes, and leaves all numbers in their row; "" for any other."""
+        if node.op == "call_module":
+            return self.name(node) if isinstance(self.module(node), (nn.Flatten, nn.Unflatten)) else ""
+        kind = canonical_call(node.target) if node.op in ("call_function", "call_method") else None
+        is_view = kind in VIEWS | FLATTENS | LIKE - {"expand_as"}
+        return name_of(kind) if is_view and not any(isinstance(each, torch.dtype) for each in node.args) else ""
