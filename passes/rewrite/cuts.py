@@ -93,9 +93,14 @@ class _Cuts:
             first, last = self._step(self._new[dim:]), self._step(self._new[dim + 1 :])
             if not last.size <= behind.size < whole.size <= first.size or self._has_channels_alone(dim):
                 continue
-            on_one_side = self._meet(dim, at) or self._meet(dim + 1, at + 1)
-            if not on_one_side and is_read(self._site, self._site.node, size):
-                self._guard([(behind, last)], is_exact=True)
+            is_known = self.row[at].kind != "both"
+            if is_known and (self._meet(dim, at) or self._meet(dim + 1, at + 1)):
+                continue
+            if is_read(self._site, self._site.node, size):
+                if is_known:
+                    self._guard([(behind, last)], is_exact=True)
+                else:
+                    guard_inputs(self._site)
 
     def _meet(self, dim: int, at: int) -> bool:
         """Tell whether the cut in front of a new axis is always in front of this part of the row."""

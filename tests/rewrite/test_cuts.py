@@ -134,6 +134,29 @@ def test_an_axis_of_channels_that_all_stay_may_be_longer_elsewhere():
         narrow(images((4, 4, 4)))
 
 
+class Stacked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = conv(3, 8), nn.Linear(128, 4)
+
+    def forward(self, x):
+        y = self.a(x).flatten(1)
+        return self.head(torch.stack([y, y.cos()], 2).flatten())[None]
+
+
+def test_a_weight_that_reads_an_axis_of_unknown_order_binds_all_sizes():
+    torch.manual_seed(0)
+    net = Stacked().double().eval()
+    coupling = fxprune.couple(net, images((2, 4, 1)))
+    width = coupling.groups["a.weight"].width
+    plan = Plan(coupling, {"a.weight": np.arange(width) % (width // 2)})
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    equal_at(snapped, narrow, (2, 4, 1))
+    with pytest.raises(SpecialisedError, match="capture again"):
+        narrow(images((4, 2, 1)))
+
+
 @pytest.mark.parametrize(
     "op",
     [

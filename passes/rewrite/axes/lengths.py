@@ -146,7 +146,8 @@ class AxisLengths:
 
     def _expanded(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
         """Return what an expansion asks for; -1 leaves an axis."""
-        rank, sizes = len(self._sources.shape(node).sizes), positional(node.target, node.args, node.kwargs)[0][1:]
+        rank = len(self._sources.shape(node).sizes)
+        sizes: Any = positional(node.target, node.args, node.kwargs)[0][1:]
         sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
         at = dim - rank + len(self._sources.shape(given).sizes)
         if len(sizes) != rank:
@@ -154,7 +155,7 @@ class AxisLengths:
         return self.of(given, at) if isinstance(sizes[dim], int) and sizes[dim] == -1 else self.number(sizes[dim])
 
     def _leaves_axes(self, node: fx.Node, given: fx.Node, at: int | None) -> bool:
-        """Tell whether a squeeze takes away axes of length 1 for any inputs, or such behind another one alone."""
+        """Tell whether a squeeze takes the same axes away for any inputs, or such behind this one."""
         rank = len(self._sources.shape(given).sizes)
         dims = [each % rank for each in self._sources.integers(node.kwargs.get("dim", node.args[1:2]))]
         always = all(self.of(given, each) == ONE for each in dims)

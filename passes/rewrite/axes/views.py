@@ -102,7 +102,7 @@ class ViewReader(CallReader):
         return tuple(range(first % rank, last % rank + 1))
 
     def view_kind(self, node: fx.Node) -> str:
-        """Name the call that joins or parts axes, and leaves all numbers in their row; "" for any other."""
+        """Name a call that joins or parts axes, and keeps the row of numbers; "" for any other."""
         if node.op == "call_module":
             return self.name(node) if isinstance(self.module(node), (nn.Flatten, nn.Unflatten)) else ""
         kind = canonical_call(node.target) if node.op in ("call_function", "call_method") else None
