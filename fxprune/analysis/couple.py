@@ -78,19 +78,25 @@ def couple(
     failures: list[CaptureError] = []
     # In inference mode PyTorch does not take functions apart into operators.
     with one_thread(), torch.inference_mode(False), _garbage_kept(), with_data():
-        try:
-            for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
-                try:
-                    with preserved(model):  # its hooks run
-                        found = search.best(CapturedGraph(captured)).coupling
-                    given = pytree.tree_map_only(torch.Tensor, lambda x: x.detach().clone(), search.inputs)
-                    now = configuration_of(model)
-                    return replace(found, outputs=search.outputs, given=given, configuration=now)
-                except CaptureError as error:  # the next graph may succeed
-                    failures.append(error)
-        except CaptureError as error:
-            failures.append(error)
+        with preserved(model):  # its hooks run in the analysis, too
+            found = _first_coupling(search, ways, check, failures)
+        if found is not None:
+            given = pytree.tree_map_only(torch.Tensor, lambda x: x.detach().clone(), search.inputs)
+            return replace(found, outputs=search.outputs, given=given, configuration=configuration_of(model))
     raise failures[0]
+
+
+def _first_coupling(search: _Search, ways: Sequence[str], check: bool, failures: list[CaptureError]) -> Coupling | None:
+    """Analyse one captured graph after the other, until one succeeds; add why the others fail."""
+    try:
+        for captured in captures(search.model, search.inputs, ways=ways, check=check, outputs=search.outputs):
+            try:
+                return search.best(CapturedGraph(captured)).coupling
+            except CaptureError as error:  # the next graph may succeed
+                failures.append(error)
+    except CaptureError as error:
+        failures.append(error)
+    return None
 
 
 @contextlib.contextmanager
