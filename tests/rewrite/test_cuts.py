@@ -66,12 +66,18 @@ def beside_counts(x, y, z):
     return shares(u.view(u.shape[0], 8, -1))
 
 
+def beside_joined_positions(x, y, z):
+    u = y.sum(3).transpose(1, 2).flatten(1) + torch.cat([z.mean((1, 3))] * 8, 1)
+    return shares(u.view(u.shape[0], 8, -1))
+
+
+def beside_expanded_positions(x, y, z):
+    u = y.sum(3).transpose(1, 2).flatten(1) + z.mean((1, 3)).unsqueeze(1).expand(-1, 8, -1).reshape(y.shape[0], -1)
+    return shares(u.view(u.shape[0], 8, -1))
+
+
 def by_an_operator(x, y, z):
     return shares(torch.ops.aten._unsafe_view(y.transpose(1, 2).contiguous(), [y.shape[0], 8, -1]))
-
-
-def behind_an_upsampling(x, y, z):
-    return shares(nn.UpsamplingBilinear2d((4, 4))(y).sum(3).view(-1, 8, y.shape[2]))
 
 
 @pytest.mark.parametrize(
@@ -108,8 +114,14 @@ def behind_an_upsampling(x, y, z):
         ),
         (behind_a_transpose_in_place, (2, 4, 4), [(2, 4, 2)]),
         (beside_counts, (2, 1, 4), [(2, 2, 4), (1, 4, 2)]),
+        (beside_joined_positions, (2, 1, 4), [(2, 2, 4), (1, 4, 2)]),
+        (beside_expanded_positions, (2, 1, 4), [(2, 2, 4), (1, 4, 2)]),
         (by_an_operator, (2, 1, 4), [(1, 2, 4), (2, 2, 2)]),
-        (behind_an_upsampling, (2, 4, 4), [(2, 2, 2), (1, 2, 4)]),
+        (
+            lambda x, y, z: shares(nn.UpsamplingBilinear2d((4, 4))(y).sum(3).view(-1, 8, y.shape[2])),
+            (2, 4, 4),
+            [(2, 2, 2), (1, 2, 4)],
+        ),
     ],
 )
 def test_a_view_that_cuts_channels_elsewhere_is_refused(op, example, others):
@@ -222,6 +234,7 @@ def narrowed_to_heads(op):
         (lambda x, y: y.unsqueeze(0), 0, 1, {}),
         (lambda x, y: y.flatten(2) @ y.flatten(2).mT, 0, 1, {0: 1}),
         (lambda x, y: y.mT @ y, 2, 1, {3: 1}),
+        (lambda x, y: torch.cat([y, y], 2), 2, 2, {2: 1}),
         (lambda x, y: torch.cat([y, y], 2), 3, 1, {3: 1}),
         (lambda x, y: y.mean((2, 3), True).expand(-1, -1, y.shape[3], -1), 2, 1, {3: 1}),
         (lambda x, y: y.mean((2, 3), True).squeeze(3).squeeze(2), 0, 1, {0: 1}),
@@ -245,12 +258,7 @@ def test_lengths_are_products_of_those_of_the_input(op, dim, number, powers):
 
 @pytest.mark.parametrize(
     ("op", "dim"),
-    [
-        (lambda x, y: y[:, :, :4], 2),
-        (lambda x, y: y.mean(1).squeeze(), 1),
-        (lambda x, y: torch.cat([y, y], 2), 2),
-        (lambda x, y: F.max_pool2d(y, 1), 2),
-    ],
+    [(lambda x, y: y[:, :, :4], 2), (lambda x, y: y.mean(1).squeeze(), 1), (lambda x, y: F.max_pool2d(y, 1), 2)],
 )
 def test_a_length_that_agrees_at_the_example_alone_is_unknown(op, dim):
     orders, node, source = lengths_of(op)

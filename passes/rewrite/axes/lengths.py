@@ -61,27 +61,38 @@ class AxisLengths:
         """Take what tells which axes a call leaves."""
         self._sources = sources
         self.of = InOrder(sources.coupling, self._find)  # the length of an axis of a tensor of the wide network
+        self._told: dict[tuple[fx.Node, int], Length | None] = {}
+        self._whole: dict[fx.Node, Length] = {}
 
     def _find(self, node: fx.Node, dim: int) -> Length:
         shape = self._sources.shape(node)
         fixed = Length(Fraction(shape.sizes[dim]))
         if is_constant(node):
             return fixed
-        if any(name_of(user.target) in MOVES and str(user.target).endswith("_") for user in node.users):
-            return unknown((node, dim))  # a call in place moves its axes
+        if _is_moved_in_place(node):
+            return unknown((node, dim))
         # What a view makes channels of at the example may be another length elsewhere.
-        if (found := self._found(node, dim, shape)) is not None:
+        if (found := self.told(node, dim)) is not None:
             return found
         return fixed if self._sources.has_channels_alone(node, dim) else unknown((node, dim))
 
     def stated(self, node: fx.Node, dim: int) -> Length:
         """Return the length that a call states for an axis, whatever it holds at the example."""
-        found = self._found(node, dim, self._sources.shape(node))
+        found = self.told(node, dim)
         return unknown((node, dim)) if found is None else found
+
+    def told(self, node: fx.Node, dim: int) -> Length | None:
+        """Return the length that a call states for an axis; None where it says nothing of lengths."""
+        if (node, dim) not in self._told:
+            self._told[node, dim] = self._found(node, dim, self._sources.shape(node))
+        return self._told[node, dim]
 
     def whole(self, node: fx.Node) -> Length:
         """Return how many numbers a tensor has."""
-        return product_of(self.of(node, dim) for dim in range(len(self._sources.shape(node).sizes)))
+        if node not in self._whole:
+            rank = len(self._sources.shape(node).sizes)
+            self._whole[node] = product_of(self.of(node, dim) for dim in range(rank))
+        return self._whole[node]
 
     def _found(self, node: fx.Node, dim: int, shape: Shape) -> Length | None:
         sources = self._sources
@@ -111,13 +122,20 @@ class AxisLengths:
         if name in REPEATS:
             return self._repeated(node, given[0], dim)
         if canonical_call(node.target) in JOINS:
-            return None if sources.joined(node) == dim else self._aligned(given, last)
+            return self._joined(node, given, dim) if sources.joined(node) == dim else self._aligned(given, last)
         is_layer = (node.op == "call_module" or name in WEIGHTS) and len(first) == len(shape.sizes)
         if is_layer and sources.is_linear(node) and last < -1:
             return self.of(given[0], dim)
         if is_layer and dim == 0 and name.startswith("conv") and f"{len(first) - 2}d" in name:  # of several images
             return self.of(given[0], 0)
         return self._aligned(given, last) if sources.keeps_places(node) else None
+
+    def _joined(self, node: fx.Node, given: Sequence[fx.Node], dim: int) -> Length:
+        """Return the length of an axis along which tensors are joined: a sum of like lengths."""
+        lengths = [self.of(each, dim) for each in given]
+        if len({each.powers for each in lengths}) == 1:
+            return Length(sum((each.number for each in lengths), Fraction()), lengths[0].powers)
+        return unknown((node, dim))
 
     def _of_piece(self, node: fx.Node, dim: int) -> Length | None:
         """Return the length of an axis along which a tensor was not taken to pieces."""
@@ -214,7 +232,8 @@ class AxisLengths:
             lengths = self._numbers(given)
             is_known = lengths is not None and len(lengths) == rank
             return {dim: None if each == OPEN else each for dim, each in enumerate(lengths or ()) if is_known}
-        return {dim: None if size == -1 and isinstance(size, int) else self.number(size) for dim, size in asked.items()}
+        numbers = {dim: self.number(size) for dim, size in asked.items()}
+        return {dim: None if each == OPEN else each for dim, each in numbers.items()}
 
     def number(self, value: Any) -> Length:
         """Return a number that the graph computes of lengths."""
@@ -242,6 +261,8 @@ class AxisLengths:
             return None
         if reads_sizes(value):
             tensor: Any = value.args[0]
+            if _is_moved_in_place(tensor):
+                return None
             if not isinstance(self._sources.coupling.nodes[tensor.name].value, Shape):
                 numbers = self._numbers(tensor)
                 return [product_of(numbers)] if numbers is not None and value.target == "numel" else None
@@ -261,3 +282,8 @@ class AxisLengths:
             a, b = map(self._numbers, value.args)
             return None if a is None or b is None else a + b
         return None
+
+
+def _is_moved_in_place(node: fx.Node) -> bool:
+    """Tell whether a call in place moves axes of a tensor."""
+    return any(name_of(user.target) in MOVES and str(user.target).endswith("_") for user in node.users)

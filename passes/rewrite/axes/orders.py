@@ -43,7 +43,9 @@ class AxisOrders:
     def _find(self, node: fx.Node, dim: int) -> Order | None:
         shape = self.sources.shape(node)
         kind = "positions" if shape.axes[dim] is None else "channels"
-        is_known = kind == "positions" or self.sources.has_channels_alone(node, dim) or is_constant(node)
+        told = self.lengths.told(node, dim)
+        is_alone = self.sources.has_channels_alone(node, dim) and (told is None or not told.powers)
+        is_known = kind == "positions" or is_alone or is_constant(node)
         return (Part(node, dim, kind, shape.sizes[dim]),) if is_known else self._found(node, dim)
 
     def _found(self, node: fx.Node, dim: int) -> Order | None:
@@ -55,6 +57,7 @@ class AxisOrders:
             orders = [(each,) if isinstance(each, Part) else self.of(*each) for each in sources]
             found.add(None if None in orders else tuple(itertools.chain.from_iterable(filter(None, orders))))
         alone = [order for order in found if order is not None and {part.kind for part in order} == {"channels"}]
+        alone = [] if dim in self.sources.shape(node).varying else alone
         layouts = {self._layout(order) for order in found}
         return alone[0] if alone else found.pop() if len(layouts) == 1 and None not in found else None
 
