@@ -54,7 +54,7 @@ def work(task: RoundingTask, record: Callable[..., None]) -> None:
             try:
                 fxprune.export_onnx(narrow, inputs, path, batches=(2,))
             except ExportError as error:
-                record(onnx_refused=str(error)[:200])
+                record(onnx_refused=str(error).replace(f"{folder}/", "")[:200])
             else:
                 for name, optimise in (("onnxruntime", True), ("onnxruntime_plain", False)):
                     record(**{name: (unit, difference(wide, [runner(path, optimise)], inputs))})
