@@ -18,7 +18,7 @@ from fxprune.coupling import Coupling
 from fxprune.node_facts import Shape
 from fxprune.pytorch.call_targets import FLATTENS, JOINS, LIKE, PRODUCTS, VIEWS, canonical_call
 
-from .calls import MOVES, SUMS, Part, is_constant
+from .calls import MOVES, SPATIAL, SUMS, Part, is_constant
 from .in_order import InOrder
 from .lengths import ONE, AxisLengths, Length, product_of, unknown
 from .sources import AxisSources
@@ -57,7 +57,6 @@ class AxisOrders:
             orders = [(each,) if isinstance(each, Part) else self.of(*each) for each in sources]
             found.add(None if None in orders else tuple(itertools.chain.from_iterable(filter(None, orders))))
         alone = [order for order in found if order is not None and {part.kind for part in order} == {"channels"}]
-        alone = [] if dim in self.sources.shape(node).varying else alone
         layouts = {self._layout(order) for order in found}
         return alone[0] if alone else found.pop() if len(layouts) == 1 and None not in found else None
 
@@ -194,6 +193,8 @@ class AxisOrders:
         orders = [self.of(node, dim) for node, dim in (one, other) if dim in self.mixed(node)]
         if len(lengths) > 1 or not orders or (len(orders) == 2 and orders[0] == orders[1] is not None):
             return False
+        if len(orders) == 1 and orders[0] is None:  # as long for any inputs as the channels alone that it meets
+            return False
         sides = {self.side(order) for order in orders}
         return len(sides) > 1 or "" in sides
 
@@ -202,4 +203,7 @@ class AxisOrders:
         name = self.sources.name(node)
         if node.op == "call_module" and next(self.sources.module(node).parameters(), None) is not None:
             return True
+        if name in SPATIAL:  # one channel at a time, where none lies in space
+            given = self.sources.shape(self.sources.tensors(node)[0])
+            return max(given.varying, default=0) < len(given.sizes) - (int(name[-2]) if name.endswith("d") else 2)
         return self.sources.keeps_places(node) or name in MOVES | SUMS or canonical_call(node.target) in _GUARDED

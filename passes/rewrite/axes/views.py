@@ -14,6 +14,8 @@ from fxprune.pytorch.torch_private import pytree
 
 from .calls import IN_PLACE, REPEATS, is_pointwise, name_of
 
+_KINDS = frozenset(map(name_of, VIEWS | FLATTENS | LIKE - {"expand_as"}))
+
 
 class CallReader:
     """The calls of a captured graph: what they read and return, by name."""
@@ -105,6 +107,7 @@ class ViewReader(CallReader):
         """Name a call that joins or parts axes, and keeps the row of numbers; "" for any other."""
         if node.op == "call_module":
             return self.name(node) if isinstance(self.module(node), (nn.Flatten, nn.Unflatten)) else ""
-        kind = canonical_call(node.target) if node.op in ("call_function", "call_method") else None
-        is_view = kind in VIEWS | FLATTENS | LIKE - {"expand_as"}
-        return name_of(kind) if is_view and not any(isinstance(each, torch.dtype) for each in node.args) else ""
+        if node.op not in ("call_function", "call_method") or any(isinstance(each, torch.dtype) for each in node.args):
+            return ""
+        # An overload counts by what it does as well as by its name.
+        return next((name for name in map(name_of, (canonical_call(node.target), node.target)) if name in _KINDS), "")
