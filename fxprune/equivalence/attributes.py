@@ -1,19 +1,22 @@
 """Detect results that a module keeps in its attributes for the next call.
 
 Results that do not change are a cache: the second call finds them again. Results that each call reads and then replaces
-make every call depend on the one before; so does a list, table or object whose numbers each call changes.
+make every call depend on the one before; so does a list, table or object whose numbers each call changes. What a call
+of a copy changes in the model itself, which a closure of both holds, no copy shows.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import weakref
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.arguments.inputs import Inputs, inputs_for, run_on
 from fxprune.pytorch.data_writes import attribute_writes
@@ -22,8 +25,10 @@ from fxprune.pytorch.source import line_of
 from fxprune.pytorch.torch_private import pytree
 
 from .contents import contents_of, line_naming
-from .example_values import values_of
-from .preservation import unchanged
+from .example_values import changed, doubled, values_of
+from .observation import try_to_observe
+from .pair import Pair
+from .preservation import preserved, unchanged
 
 KEEPS = "the model keeps"
 
@@ -114,6 +119,32 @@ def attributes_set(model: nn.Module, inputs: Inputs) -> set[str]:
     with unchanged(model), torch.no_grad(), watched.watched():
         run_on(twin, given)
     return watched.assigned()
+
+
+def rewiring_of(model: nn.Module, module: nn.Module | None) -> str:
+    """Say that hooks, layers or tensors of a module were changed; empty for None."""
+    if module is None:
+        return ""
+    name = next(name for name, each in model.named_modules() if each is module)
+    what = f"`{name}`" if name else f"the {type(module).__name__} itself"
+    return f"{KEEPS} changes of the hooks, layers or tensors of {what}, which it makes from outside of it"
+
+
+def changes_of_itself(pair: Pair, inputs: Inputs, setting: AbstractContextManager[object]) -> str:
+    """Name what two calls of a copy change in attributes of the model; empty if nothing."""
+    modules = list(pair.model.modules())
+    names = {id(module): name for name, module in pair.model.named_modules()}
+    for training in (False, True):
+        with preserved(pair.model), torch.no_grad(), setting:
+            model, states = pair.copy(pair.model).train(training), [contents_of(modules)]
+            first = doubled(inputs) if training else inputs
+            for given in (first, pytree.tree_map_only(Tensor, changed, first)):
+                try_to_observe(model, given)
+                states.append(contents_of(modules))
+        one, two = ({key for key in b if b[key] != a.get(key)} for a, b in itertools.pairwise(states))
+        for owner, name in sorted(one & two):
+            return f"{KEEPS} `{'.'.join(filter(None, (names.get(owner, ''), name)))}` from one call to the next"
+    return ""
 
 
 def _detached_copy(tensor: torch.Tensor) -> torch.Tensor:

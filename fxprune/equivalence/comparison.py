@@ -28,7 +28,7 @@ from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.precision import PromoteMixed
 from fxprune.pytorch.torch_private import pytree
 
-from .attributes import KEEPS, Attributes
+from .attributes import KEEPS, Attributes, changes_of_itself, rewiring_of
 from .autocast import difference_under_autocast
 from .example_values import changed, doubled_on_meta, values_of
 from .layer_difference import first_layer
@@ -38,7 +38,6 @@ from .observation import Observation, compare, observe, try_to_observe
 from .pair import Pair
 from .preservation import preserved
 from .programs import TELLS, HistoryQuestions, RealRun, only_the_model_asks
-from .reach import changes_of_itself, rewiring_of
 from .size_difference import difference_at_other_sizes
 from .training import noise_in_weights, training_difference
 

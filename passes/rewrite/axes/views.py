@@ -1,4 +1,4 @@
-"""Find the axes that a view joins into one, or parts."""
+"""Read the calls of a captured graph, and what its views ask for."""
 
 from __future__ import annotations
 
