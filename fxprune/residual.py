@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.coupling import Coupling
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import ATTENTION, PRODUCTS, Calls, canonical_call
+from fxprune.pytorch.call_targets import ATTENTION, PRODUCTS, Calls, call_kind
 from fxprune.pytorch.torch_private import OpOverload, op_name, pytree
 
 # Calls on several tensors with the same channels that do not add them: products, and concatenations.
@@ -60,7 +60,7 @@ def _groups_on(node: fx.Node, coupling: Coupling) -> frozenset[int]:
 def _summed(node: fx.Node, computed: set[fx.Node], carried: dict[fx.Node, frozenset[int]]) -> set[int]:
     """Return the groups on two inputs and the result of a node, unless the call adds nothing."""
     operands = [carried[operand] for operand in node.all_input_nodes if operand in computed]
-    if len(operands) < 2 or not _NO_SUMS.isdisjoint((node.target, _name(node), canonical_call(node.target))):
+    if len(operands) < 2 or not _NO_SUMS.isdisjoint((node.target, _name(node), call_kind(node))):
         return set()
     return {index for index in carried[node] if sum(index in each for each in operands) > 1}
 

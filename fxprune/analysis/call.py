@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.pytorch.call_targets import PRODUCTS, canonical_call, scales_input
+from fxprune.pytorch.call_targets import PRODUCTS, call_kind, scales_input
 
 from .channels import Axes, Ids
 from .labels import Label
@@ -73,7 +73,7 @@ class Call(Operation):
             self.tie(ids)
             self.balance(_TWO_ROLES, ids)
             self.state.notes.factors.setdefault(self.node.name, []).append((ids, 1.0))
-        elif canonical_call(self.node.target) in PRODUCTS:
+        elif call_kind(self.node) in PRODUCTS:
             self.tie(ids)
             self.needs_factor(_TWO_ROLES, ids)
         else:
@@ -95,7 +95,7 @@ class Call(Operation):
         for ids in axes:
             if ids is None:
                 continue
-            if node.op in ("call_function", "call_method") and canonical_call(node.target) in self.factor_at:
+            if node.op in ("call_function", "call_method") and call_kind(node) in self.factor_at:
                 self.state.notes.factors.setdefault(node.name, []).append((ids, power))
             else:
                 self.freeze(inside_call(why, node), ids)

@@ -20,7 +20,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.capture import refuse_training
-from fxprune.pytorch.call_targets import VIEWS, canonical_call, reads_sizes
+from fxprune.pytorch.call_targets import VIEWS, call_kind, reads_sizes
 from fxprune.pytorch.graph_module import GraphModule
 from fxprune.pytorch.graphs import with_ancestors
 from fxprune.pytorch.modules import MetaMode, clone_sharing, to_meta
@@ -121,7 +121,7 @@ def _behind_views(node: fx.Node, values: Mapping[str, Any]) -> Iterator[fx.Node]
     while True:
         yield node
         tensors = [given for given in node.all_input_nodes if is_labelled(values.get(given.name))]
-        if len(tensors) != 1 or canonical_call(node.target) not in VIEWS:
+        if len(tensors) != 1 or call_kind(node) not in VIEWS:
             return
         (node,) = tensors
 

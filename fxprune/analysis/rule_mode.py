@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fxprune.errors import AnalysisError, FxpruneError
-from fxprune.pytorch.call_targets import LINEAR, canonical_call
+from fxprune.pytorch.call_targets import LINEAR, call_kind, is_own_function
 from fxprune.pytorch.modules import MetaMode
 from fxprune.pytorch.torch_private import fills_given, memory_of, op_arguments
 
@@ -89,6 +89,8 @@ class RuleMode(MetaMode):
         for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
             label = Label(axes, is_parameter, from_parameters, constant, table, waits, factors)
             self.state.labels.attach(tensor, label)
+        if call.node is not None and _mixes(call, operands, answer):
+            self.state.notes.mixed.add(call.node.name)
 
     def _dropped(self, call: Call, tensor: torch.Tensor, label: Label) -> Label:
         """Freeze the channels of a table, which carries none from here on."""
@@ -117,6 +119,15 @@ def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
     return [()] * len(call.outs)
 
 
+def _mixes(call: Call, operands: list[torch.Tensor], made: list[Axes]) -> bool:
+    """Tell whether positions come beside channels inside a function or layer that is one node."""
+    if call.node is None or not (call.node.op == "call_module" or is_own_function(call.node)):
+        return False
+    before = (ids for tensor in operands for ids in call.axes(tensor) if ids is not None)
+    after = (ids for axes in made for ids in axes if ids is not None)
+    return not all(map(call.channels.alone, after)) and all(map(call.channels.alone, before))
+
+
 def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
     return any(x.numel() > 1 and all(ids is None for ids in call.axes(x)) for x in operands)
 
@@ -132,7 +143,7 @@ def _reads_constants(call: Call, entry: Entry, constants: list[Label]) -> bool:
 
 def _is_computed(call: Call, at: int, entry: Entry) -> bool:
     """Tell whether stored weights may make an argument; a layer's own, as a product of two."""
-    linear = call.node is not None and canonical_call(call.node.target) in LINEAR
+    linear = call.node is not None and call_kind(call.node) in LINEAR
     label, of_layer = call.label(call.args[at]), call.inside_layer or linear
     is_weight = of_layer and at == max(entry.reads_weights or ())
     return bool(label.from_parameters or is_weight) and not label.is_parameter

@@ -133,10 +133,8 @@ _STATED_TWICE = frozenset({"stride", "storage_offset", "dtype"})
 # Calls with the same name as a function or method: what a sum returns takes the factor for any arguments.
 _BY_NAME: dict[str, CallTarget] = {
     **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
-    **{
-        name: name
-        for name in ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "index_select")
-    },
+    **{name: name for name in ("expand", "expand_as", "view_as", "reshape_as", "broadcast_to")},
+    **{name: name for name in ("repeat", "tile", "repeat_interleave", "index_select")},
     **{name: name for name in ("new_empty", "new_zeros", "new_ones", "new_full")},
     **{name: getattr(torch, name) for name in ("einsum", "tensordot", "cdist", "empty", "zeros", "ones", "full")},
     **{name: getattr(torch, name) for name in ("var", "std", "var_mean", "std_mean", "group_norm")},
@@ -160,6 +158,8 @@ def canonical_call(target: Any) -> CallTarget | None:
     """
     if not isinstance(target, OpOverload):
         return target if target in REWRITABLE | LINEAR else None
+    if not is_torch(target.__module__):  # another library's, whatever its name and arguments
+        return None
     name = op_name(target).removeprefix("aten::")
     if name in _BY_NAME:
         return _BY_NAME[name]
@@ -169,6 +169,11 @@ def canonical_call(target: Any) -> CallTarget | None:
     kind = next((kind for names, kind in _BY_ARGUMENTS if arguments[: len(names)] == names), None)
     # The stride of a convolution is that of its kernel, not of memory.
     return None if kind is not torch.conv2d and not _STATED_TWICE.isdisjoint(arguments) else kind
+
+
+def call_kind(node: fx.Node) -> CallTarget | None:
+    """Return the canonical form of what a node calls; None for a layer, whatever its name."""
+    return canonical_call(node.target) if node.op in ("call_function", "call_method") else None
 
 
 def positional(
@@ -194,7 +199,7 @@ def scales_input(node: fx.Node) -> bool:
     if node.op == "call_module" and node.graph.owning_module is not None:
         layer = node.graph.owning_module.get_submodule(str(node.target))
         return bool(node.args) and isinstance(layer, (nn.Linear, ConvNd)) and not runs_own_code(node)
-    return node.op == "call_function" and canonical_call(node.target) in LINEAR and bool(node.args)
+    return node.op == "call_function" and call_kind(node) in LINEAR and bool(node.args)
 
 
 def runs_own_code(node: fx.Node) -> bool:
@@ -260,7 +265,7 @@ def reads_widths(node: fx.Node, value: Any) -> bool:
 
 def is_rewritable(node: fx.Node) -> bool:
     """Tell whether the rewrite has a case for this call."""
-    return node.op in ("call_function", "call_method") and canonical_call(node.target) in REWRITABLE
+    return call_kind(node) in REWRITABLE
 
 
 def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -101,6 +101,7 @@ class Coding:
                 tuple(notes.guarded.get(name, ())),
                 tuple(notes.squeezed.get(name, ())),
                 name in notes.masks,
+                name in notes.mixed,
                 notes.put_back.get(name, ""),
             )
             for name, value in values.items()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.call_targets import canonical_call
+from fxprune.pytorch.call_targets import call_kind
 
 from ..channels import Channels
 from ..labels import Labels, tensors_in
@@ -22,7 +22,7 @@ from .factors import factors_of, is_fixed, longest_known, told
 
 def settle_lengths(node: fx.Node, value: Any, env: Mapping[fx.Node, Any], channels: Channels, labels: Labels) -> None:
     """Give the result of an einsum the lengths that its letters tell; ``env`` has its operands."""
-    if canonical_call(node.target) is not torch.einsum or not isinstance(node.args[0], str):
+    if call_kind(node) is not torch.einsum or not isinstance(node.args[0], str):
         return
     operands = tensors_in(fx.map_arg(node.args, env.__getitem__))
     *given, result = letters_of(node.args[0], [*(x.dim() for x in operands), value.dim()])

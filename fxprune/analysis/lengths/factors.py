@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fxprune.pytorch.call_targets import EXPANSIONS, canonical_call
+from fxprune.pytorch.call_targets import EXPANSIONS, call_kind
 from fxprune.pytorch.view_factors import ones_beside, view_factors
 
 from ..labels import Factors, Label, tensors_in
@@ -138,7 +138,7 @@ def longest_known(lengths: Sequence[Factors], size: int) -> Factors:
 def _expanded(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """An axis of length 1 may become as long as what it meets, unless the call states it."""
     node = operation.node
-    stays = not operation.hangs and (node is None or canonical_call(node.target) in EXPANSIONS)
+    stays = not operation.hangs and (node is None or call_kind(node) in EXPANSIONS)
     return [each if size > 1 or stays else (-1,) for each, size in zip(_met(operation, labels, out), out.shape)]
 
 

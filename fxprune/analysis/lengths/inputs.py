@@ -15,16 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from fxprune.pytorch.call_targets import (
-    PADS,
-    PUTS,
-    VIEWS,
-    canonical_call,
-    positional,
-    put_names,
-    reads_sizes,
-    takes_all,
-)
+from fxprune.pytorch.call_targets import PADS, PUTS, VIEWS, call_kind, positional, put_names, reads_sizes, takes_all
 from fxprune.pytorch.meta import MASKS, value_of
 
 from ..channels import Channels, Ids
@@ -127,7 +118,7 @@ class InputLengths:
             return ""
         if node in self.by_values:
             return "whose place is computed in a tensor"
-        args, options = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
+        args, options = positional(call_kind(node) or node.target, node.args, node.kwargs)
         items: tuple[Any, ...] = (*args[1:], *options.values())
         if node.target in (operator.getitem, operator.setitem):
             items = items[0] if isinstance(items[0], tuple) else items[:1]
@@ -135,7 +126,9 @@ class InputLengths:
                 return "behind a mask that has not one axis"
         if node.target is F.pad:
             items = ()
-        if (kind := canonical_call(node.target)) in PUTS:
+        if node.target in (F.fold, torch.ops.aten.col2im.default):  # whatever size it makes
+            items = (*args[2:3], options.get("kernel_size"))
+        if (kind := call_kind(node)) in PUTS:
             given = {**dict(zip(put_names(kind), args)), **options}
             items = tuple(
                 value for name, value in given.items() if name in ("indices", "index", "start", "end", "step")
@@ -151,7 +144,7 @@ class InputLengths:
 
         Calls that are no views state none.
         """
-        kind = canonical_call(node.target) if node is not None else None
+        kind = call_kind(node) if node is not None else None
         if node is None or kind not in VIEWS:
             return [False] * rank
         args, named = positional(node.target, node.args, node.kwargs)
@@ -171,7 +164,7 @@ class InputLengths:
 
     def stated(self, node: fx.Node | None, rank: int) -> list[bool]:
         """Tell which sizes a view states by numbers that depend on no input."""
-        kind = canonical_call(node.target) if node is not None else None
+        kind = call_kind(node) if node is not None else None
         if node is None or kind not in VIEWS:
             return [False] * rank
         asked = [hangs is False for hangs in self.asked(node, rank)]
@@ -190,7 +183,7 @@ class InputLengths:
 
         PyTorch returns a tensor as it is where a slice takes all of it, or nothing is added; no rule sees that.
         """
-        kind = canonical_call(node.target)
+        kind = call_kind(node)
         if kind in PADS:
             args, named = positional(node.target, node.args, node.kwargs)
             amounts = args[1] if len(args) > 1 else named["pad"]
@@ -241,7 +234,7 @@ def freeze_cuts(
     if not isinstance(given, torch.Tensor) or not (cut := lengths.cut(node, given.dim())):
         return
     axes = labels.of(given).axes
-    what = "padding" if canonical_call(node.target) in PADS else "a slice"
+    what = "padding" if call_kind(node) in PADS else "a slice"
     marks.freeze(f"{what} of channels that depends on an input", *(axes[dim] for dim in cut))
     _forget_lengths(value, labels)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.pytorch.call_targets import INTERLEAVED, canonical_call
+from fxprune.pytorch.call_targets import INTERLEAVED, call_kind
 from fxprune.pytorch.meta import MASKS, value_of
 
 from ..call import Call
@@ -171,7 +171,7 @@ def index_fill(call: Call) -> Axes:
 def index_select(call: Call) -> Axes:
     """A constant table moves channels, another one freezes them."""
     x, dim, table = call.args[:3]
-    if x.dim() == 1 and call.node is not None and canonical_call(call.node.target) in INTERLEAVED:
+    if x.dim() == 1 and call.node is not None and call_kind(call.node) in INTERLEAVED:
         return _along_table(call, call.axes(x))  # it may have been flattened, where places depend on other axes
     moved = _moved(call, x, dim, table) if x.dim() else None
     return _along_table(call, call.axes(x)) if moved is None else moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.pytorch.call_targets import PADS, canonical_call
+from fxprune.pytorch.call_targets import PADS, call_kind
 
 from ..call import Call, Rule
 from ..channels import Axes, Ids
@@ -153,7 +153,7 @@ def drawn_in_training(call: Call) -> list[Axes]:
 
 def _pads(call: Call) -> bool:
     node = call.node
-    return node is not None and (node.op == "call_module" or canonical_call(node.target) in PADS)
+    return node is not None and (node.op == "call_module" or call_kind(node) in PADS)
 
 
 def unfilled(call: Call, rule: Rule) -> list[Axes]:

@@ -214,6 +214,7 @@ def patches(call: Call) -> Axes:
     x, kernel = call.args[0], call.args[1]
     axes = list(call.axes(x))
     ids = axes[-3]
+    needs_number(call, "a window over channels", ids)
     if ids is not None:
         axes[-3] = call.channels.copies(np.repeat(ids, math.prod(kernel)))
     return (*_space_frozen(call, axes)[:-2], None)
@@ -225,6 +226,7 @@ def overlap_added(call: Call) -> Axes:
     x, kernel = call.args[0], call.args[2]
     *lead, ids, along = call.axes(x)
     call.freeze("an axis with channels is treated as space", along)
+    needs_number(call, "a window over channels", ids)
     if ids is not None:
         ids = call.unify_rows(ids.reshape(-1, math.prod(kernel)).T, f"fold of {math.prod(kernel)} positions")
     return (*lead, ids, None, None)
