@@ -21,7 +21,7 @@ from fxprune.node_facts import Codes, Shape
 
 from .axes import Length, Part, is_constant, product_of
 from .places import guard_inputs, is_read
-from .site import WIDE, Site, product
+from .site import Site, product
 
 
 class _Step(NamedTuple):
@@ -91,7 +91,8 @@ class _Cuts:
         behind, whole = self._step(self.row[at + 1 :]), self._step(self.row[at:])
         for dim, size in enumerate(self._value.sizes):
             first, last = self._step(self._new[dim:]), self._step(self._new[dim + 1 :])
-            if not last.size <= behind.size < whole.size <= first.size or self._has_channels_alone(dim):
+            is_fixed = self._has_channels_alone(dim) and not self._new_length(dim).powers
+            if not last.size <= behind.size < whole.size <= first.size or is_fixed:
                 continue
             is_known = self.row[at].kind != "both"
             if is_known and (self._meet(dim, at) or self._meet(dim + 1, at + 1)):
@@ -127,6 +128,9 @@ class _Cuts:
         else:
             equal = site.call(operator.eq, site.call(operator.mod, a, b), 0)
         site.call(guard_equal, equal, True, f"whether `{site.node.name}` cuts channels as in the example")
+
+    def _new_length(self, dim: int) -> Length:
+        return self._site.orders.lengths.stated(self._site.node, dim)
 
     def _has_channels_alone(self, dim: int) -> bool:
         return self._value.axes[dim] is not None and dim not in self._value.varying
@@ -169,4 +173,4 @@ class _Cuts:
         """Return the node of the narrow graph that stands for one of the wide graph."""
         if wide is self._site.node:
             return self._made
-        return next((each for each in reversed(self._site.graph.nodes) if each.meta.get(WIDE) == wide.name), None)
+        return self._site.narrow(wide)

@@ -27,7 +27,7 @@ from fxprune.pytorch.call_targets import (
     EXPANSIONS,
     FACTORIES,
     REPEATS,
-    canonical_call,
+    call_kind,
     positional,
     reads_sizes,
     scales_input,
@@ -39,14 +39,11 @@ from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 from .axes import AxisOrders
 from .calls import CASES
 from .cuts import guard_cuts
+from .guards import guard_places
 from .indexing import put_back
 from .places import guard_inputs
 from .site import EXAMPLE, WIDE, Site, product
-from .sizes import guard_number
 from .sums import scaled_input
-
-# Concatenations along an axis of their own.
-_STACKS = {torch.hstack: 1, torch.vstack: 0, torch.row_stack: 0, torch.dstack: 2, torch.column_stack: 1}
 
 
 def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
@@ -91,7 +88,7 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], plan: Plan, o
     folded = _fold(graph, node, args, kwargs)
     if folded is not None:
         return folded[0]
-    case = CASES.get(canonical_call(node.target)) if node.op in ("call_function", "call_method") else None
+    case = CASES.get(call_kind(node)) if node.op in ("call_function", "call_method") else None
     if case is not None:
         args, kwargs = positional(node.target, args, kwargs)
     site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan, orders)
@@ -100,11 +97,8 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], plan: Plan, o
     if scales_input(node) and (scaled := scaled_input(site)) is not None:
         args = (scaled, *args[1:])
         site = replace(site, args=args)
+    guard_places(site)
     made = case(site) if case is not None else None
-    if node.target in _STACKS and isinstance(site.value, Shape):
-        dim = min(_STACKS[node.target], len(site.value.sizes) - 1)  # vectors are joined along their own axis
-        if site.value.axes[dim] is not None:
-            guard_number(site)
     made = site.copy(tuple(args), dict(kwargs)) if made is None else made
     guard_cuts(site, made)
     if view := coupling.nodes[node.name].put_back:
@@ -119,7 +113,7 @@ def _unsure(coupling: Coupling, orders: AxisOrders) -> set[fx.Node]:
         facts = coupling.nodes[node.name]
         if facts.guarded or not found.isdisjoint(node.all_input_nodes) or _leaves_channels(node, orders):
             found.add(node)
-        elif canonical_call(node.target) in EXPANSIONS | REPEATS | FACTORIES and isinstance(facts.value, Shape):
+        elif call_kind(node) in EXPANSIONS | REPEATS | FACTORIES and isinstance(facts.value, Shape):
             counts = [coupling.nodes[given.name].value for given in node.all_input_nodes]
             on = [size for size, codes in zip(facts.value.sizes, facts.value.axes, strict=True) if codes is not None]
             if any(isinstance(count, int) and count in on for count in counts):

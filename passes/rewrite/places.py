@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import INDICES, PADS, PUTS, SLICES, SPLITS, canonical_call
+from fxprune.pytorch.call_targets import INDICES, PADS, PUTS, SLICES, SPLITS, call_kind
 from fxprune.pytorch.torch_private import pytree
 
-from .axes import is_constant
+from .axes import CUTS, is_constant
 from .site import Site
 
 # Calls that name places along an axis.
@@ -21,7 +22,7 @@ _OF_INPUTS = "fxprune_of_inputs"  # marks the guards of all inputs, which one gr
 
 def is_open(size: Any) -> bool:
     """A size of -1 adapts by itself."""
-    return isinstance(size, int) and size == -1
+    return bool(size == -1)
 
 
 def length_in(site: Site, shape: Shape, dim: int) -> int:
@@ -64,11 +65,23 @@ def is_read(site: Site, node: fx.Node, length: int) -> bool:
 
 
 def _is_reader(site: Site, user: fx.Node, length: int, of_tensor: bool) -> bool:
+    """Tell whether a call names places in an axis, or brings channels of another tensor."""
     nodes, module = site.coupling.nodes, site.coupling.graph_module
-    owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
-    named = of_tensor and user.op != "call_module" and canonical_call(user.target) in _PLACES
+    layer = module.get_submodule(str(user.target)) if user.op == "call_module" else None
+    owns = layer is not None and any(True for _ in itertools.chain(layer.parameters(), layer.buffers()))
+    named = of_tensor and user.op != "call_module" and call_kind(user) in _PLACES
+    named = named or site.orders.sources.name(user) in CUTS
     constants = [nodes[each.name].value for each in user.all_input_nodes if is_constant(each)]
-    return owns or named or any(_may_meet(each, length) for each in constants)
+    met = any(_has_channels(nodes[each.name].value, length) for each in user.all_input_nodes)
+    return owns or named or met or any(_may_meet(each, length) for each in constants)
+
+
+def _has_channels(value: Any, length: int) -> bool:
+    """Tell whether a tensor has an axis of channels alone of this length."""
+    if not isinstance(value, Shape):
+        return False
+    alone = (dim for dim, codes in enumerate(value.axes) if codes is not None and dim not in value.varying)
+    return any(value.sizes[dim] == length for dim in alone)
 
 
 def _may_meet(constant: Any, length: int) -> bool:

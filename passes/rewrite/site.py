@@ -89,7 +89,7 @@ class Site:
     @property
     def kind(self) -> call_targets.CallTarget | None:
         """The canonical form of this call."""
-        return call_targets.canonical_call(self.node.target)
+        return call_targets.call_kind(self.node)
 
     def kept(self, codes: Codes) -> Any:
         """Tell which positions of an axis stay, as bool [length]."""
@@ -105,6 +105,10 @@ class Site:
     def call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         """Add a call that has no counterpart in the wide graph."""
         return self.graph.create_node("call_function", function, args, {}, f"{self.node.name}_narrow")
+
+    def narrow(self, wide: fx.Node) -> fx.Node | None:
+        """Return the node of the narrow graph that stands for one of the wide graph, if any does."""
+        return next((each for each in reversed(self.graph.nodes) if each.meta.get(WIDE) == wide.name), None)
 
     def guard_length(self, dim: int, shape: Shape) -> None:
         """Guard the length of an axis of the first argument in which this call names places."""

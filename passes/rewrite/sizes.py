@@ -116,8 +116,7 @@ def squeezed(site: Site) -> fx.Node | None:
         if is_one or dim > first or not read_from_behind(site):
             found = site.call(operator.eq, site.length(dim), 1)
             site.call(guard_equal, found, is_one, f"size {dim} == 1 before `{site.node}`")
-            if not is_one:  # it stays, and no exporter need ask
-                gone.remove(dim)
+            gone = [each for each in gone if is_one or each != dim]  # it stays, and no exporter need ask
     if not gone:
         return standing_for(site.node, site.call(operator.getitem, site.args[0], ...))
     target = torch.squeeze if isinstance(site.node.target, OpOverload) else None
@@ -213,24 +212,12 @@ def interleaved(site: Site) -> fx.Node | None:
 def joined(site: Site) -> fx.Node | None:
     """cat: one map is joined with itself once for each kept channel that the repetitions met."""
     out, maps, given = site.value, site.parameter(0, "tensors"), site.parameter(1, "dim", 0)
-    if isinstance(maps, fx.Node) and isinstance(out, Shape) and out.axes[given % len(out.sizes)] is not None:
-        guard_number(site)
     if not isinstance(out, Shape) or not isinstance(maps, (tuple, list)) or any(x is not maps[0] for x in maps):
         return None
     dim = given % len(out.sizes)
     if out.axes[dim] is None or out.sizes[dim] != len(maps):
         return None
     return site.copy((list(maps[: int(site.kept(out.axes[dim]).sum())]), dim), {})
-
-
-def guard_number(site: Site) -> None:
-    """Guard how many tensors a call joins along channels: pieces of an axis may be more."""
-    args, named = call_targets.positional(site.kind or site.node.target, site.node.args, site.node.kwargs)
-    given = args[0] if args else named["tensors"]
-    tensors = site.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
-    if isinstance(tensors, (tuple, list)) and isinstance(site.value, Shape) and site.value.labelled:
-        count = site.call(len, site.parameter(0, "tensors"))
-        site.call(guard_equal, count, len(tensors), f"the number of tensors that `{site.node}` joins")
 
 
 def created(site: Site) -> fx.Node | None:

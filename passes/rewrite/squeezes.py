@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import FLATTENS, VIEWS, canonical_call, runs_own_code
+from fxprune.pytorch.call_targets import FLATTENS, VIEWS, call_kind, runs_own_code
 
 from .site import Site
 
@@ -35,10 +35,10 @@ def read_from_behind(site: Site) -> bool:
                 return False
             if _is_narrower(site, nodes[node.name].value):
                 loose.add(node)
-        elif canonical_call(node.target) in VIEWS - {"unflatten", torch.unflatten}:
+        elif call_kind(node) in VIEWS - {"unflatten", torch.unflatten}:
             if not loose.isdisjoint(node.all_input_nodes[1:]) or node.args[:1] != (given[0],):
                 return False
-        elif _keeps_order(site, node) and canonical_call(node.target) not in VIEWS | FLATTENS:
+        elif _keeps_order(site, node) and call_kind(node) not in VIEWS | FLATTENS:
             rank = len(nodes[node.name].value.sizes)
             if all(each in loose or len(nodes[each.name].value.sizes) < rank for each in given):
                 loose.add(node)
@@ -52,7 +52,7 @@ def _keeps_order(site: Site, node: fx.Node) -> bool:
     target: Any = node.target
     if node.op == "call_module":  # whose name may be that of a method
         target = type(site.coupling.graph_module.get_submodule(target))
-    elif canonical_call(target) in VIEWS | FLATTENS:
+    elif call_kind(node) in VIEWS | FLATTENS:
         return True
     return str(getattr(target, "__name__", target)).lower() in _IN_ORDER
 

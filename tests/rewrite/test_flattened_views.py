@@ -66,6 +66,8 @@ def test_positions_on_both_sides_of_flattened_channels_are_as_in_the_example(op,
         lambda y: y.flatten(1).view_as(y.flatten(1).relu())[..., None],
         lambda y: torch.reshape(y, shape=(y.shape[0], 8, -1)),
         lambda y: torch.cat(y.split(2, 2), 2),
+        lambda y: torch.ops.aten.reshape_as.default(y.flatten(1), y.amax(1, keepdim=True).expand(-1, 8, -1, -1)),
+        lambda y: y.repeat(1, 2, 1, 1).flatten(1)[:, None].expand(-1, 2, -1).squeeze(-1).sin().sum(2)[..., None, None],
         lambda y: F.pad(y.flatten(1), (2, 0)).sigmoid().amax(1)[:, None, None],
         lambda y: F.pad(y.flatten(1), (0, 2)).sigmoid().amax(1)[:, None, None],
     ],
@@ -121,3 +123,89 @@ def test_sizes_computed_from_the_batch_hold_as_in_the_example(op, read, example,
     assert snapped(images(other)).isfinite().all()
     with pytest.raises(SpecialisedError, match="capture again"):
         narrow(images(other))
+
+
+def narrowed_readers(op, length, shapes):
+    """Narrow two networks by half: one reads what ``op`` joins by a layer, one by a function."""
+    torch.manual_seed(0)
+    made = []
+    for read in (lambda s, y: s.b(y), lambda s, y: F.linear(y, s.b.weight.sigmoid())):
+        net = Net(lambda s, *xs, read=read: read(s, op(s, *xs)), a=conv(3, 8), b=linear(length, 4)).double().eval()
+        plan = fxprune.plan(fxprune.couple(net, tuple(map(images, shapes))), keep=0.5)
+        snapped = fxprune.snap(net, plan)
+        made.append((snapped, fxprune.narrow(snapped, plan)))
+    return made
+
+
+def scales(s, x, z):
+    return [s.a(each).flatten(1) for each in (x, z)]
+
+
+def heads(s, x, z):
+    """Predict at each place of two scales, as detectors do."""
+    return torch.cat([s.a(each).permute(0, 2, 3, 1).flatten(1) for each in (x, z)], 1)
+
+
+TWO = [(2, 2, 1), (2, 4, 1)]
+
+
+@pytest.mark.parametrize(
+    ("op", "length", "example", "other"),
+    [
+        (lambda s, *xs: torch.cat(scales(s, *xs), 1), 48, TWO, TWO[::-1]),
+        (lambda s, *xs: torch.cat(dim=-1, tensors=[each.sin() for each in scales(s, *xs)]), 48, TWO, TWO[::-1]),
+        (lambda s, *xs: torch.hstack(scales(s, *xs)), 48, TWO, TWO[::-1]),
+        (lambda s, *xs: torch.vstack([each.T for each in scales(s, *xs)]).T, 48, TWO, TWO[::-1]),
+        (lambda s, *xs: torch.dstack([each[None] for each in scales(s, *xs)])[0], 48, TWO, TWO[::-1]),
+        (lambda s, *xs: torch.column_stack(tensors=scales(s, *xs)), 48, TWO, TWO[::-1]),
+        (lambda s, x, z: torch.cat([z[:, 0].flatten(1), s.a(x).flatten(1)], 1), 24, [(2, 2, 1), (2, 8, 1)], None),
+        (lambda s, *xs: torch.cat(torch.cat(scales(s, *xs), 1)[..., None].split(1, 2), 1)[..., 0], 48, TWO, TWO[::-1]),
+        (lambda s, x: s.a(x).flatten(1).repeat(1, x.shape[2]), 128, [(2, 2, 4)], [(2, 4, 1)]),
+        (lambda s, x: s.a(x).flatten(1)[0].tile(x.shape[2]), 128, [(2, 2, 4)], [(2, 4, 1)]),
+        (lambda s, x: s.a(x).flatten(1).repeat_interleave(x.shape[2], 1), 128, [(2, 2, 4)], [(2, 4, 1)]),
+    ],
+)
+def test_a_weight_reads_joined_images_that_are_each_as_long_as_in_the_example(op, length, example, other):
+    """As long together, one may be longer and another one shorter: channels lie elsewhere."""
+    for snapped, narrow in narrowed_readers(op, length, example):
+        given, others = tuple(map(images, example)), tuple(map(images, other or [(2, 1, 1), (2, 16, 1)]))
+        torch.testing.assert_close(narrow(*given), snapped(*given), rtol=1e-9, atol=1e-12)  # rounding of float64
+        assert snapped(*others).isfinite().all()
+        with pytest.raises(SpecialisedError, match=r"size [0-2] (before|of)"):
+            narrow(*others)
+
+
+@pytest.mark.parametrize(
+    ("op", "length", "other"),
+    [
+        (lambda s, x: torch.cat(scales(s, x, x.sin()), 1), 64, (3, 2, 2)),
+        (lambda s, x: heads(s, x, x.sin()) * heads(s, x.cos(), x).sigmoid(), 64, (3, 2, 2)),
+        (lambda s, x: torch.cat([s.a(x).mean((2, 3)), s.a(x).flatten(1)], 1), 40, (3, 2, 2)),
+        (lambda s, x: torch.cat([F.adaptive_avg_pool2d(s.a(x), each).flatten(1) for each in (1, 2)], 1), 40, (3, 5, 3)),
+        (lambda s, x: s.a(x).mean((2, 3)).repeat(1, x.shape[0]).view(x.shape[0], -1, 8).mean(1), 8, (3, 5, 3)),
+        (lambda s, x: s.a(x).flatten(1).repeat(1, 2), 64, (3, 2, 2)),
+    ],
+)
+def test_joined_images_bind_no_batch(op, length, other):
+    for snapped, narrow in narrowed_readers(op, length, [(2, 4, 1) if other[1] < 3 else (2, 4, 4)]):
+        x = images(other)
+        torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)  # rounding of float64
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda s, x, z: s.b(heads(s, x, z).view(x.shape[0], -1, 8)).sin().sum(1),
+        lambda s, x, z: s.b(heads(s, x, z).unflatten(1, (-1, 8))).sin().sum(1),
+        lambda s, x, z: s.b(torch.hstack([heads(s, x, z), heads(s, z, z)]).reshape(x.shape[0], -1, 8)).amax(1),
+    ],
+)
+def test_channels_behind_the_places_of_all_scales_are_a_part_of_their_join(op):
+    torch.manual_seed(0)
+    net = Net(op, a=conv(3, 8), b=linear(8, 4)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, (images((2, 2, 1)), images((2, 4, 1)))), keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    for sizes in ([(2, 2, 1), (2, 4, 1)], [(2, 4, 1), (2, 2, 1)], [(3, 3, 2), (3, 1, 1)]):
+        given = tuple(map(images, sizes))
+        torch.testing.assert_close(narrow(*given), snapped(*given), rtol=1e-9, atol=1e-12)  # rounding of float64

@@ -36,11 +36,11 @@ Source = tuple[fx.Node, int] | Part
 # Calls that only move axes, as their strides tell.
 MOVES = frozenset({
     "transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "unsqueeze", "squeeze", "expand", "getitem",
-    "t", "adjoint", "broadcast_to", "getattr",
+    "t", "mt", "mh", "h", "adjoint", "broadcast_to", "getattr",
+    "index",
 })  # fmt: skip
 REGULARISERS = frozenset({"droppath", "stochasticdepth"})  # of timm and torchvision
 REPEATS = frozenset({"repeat", "tile", "repeat_interleave"})
-SHIFTS = frozenset({"roll", "flip"})  # along axes that they name
 # Which tensors give the rows and columns of a product; all give what is in front of these.
 PRODUCTS = {"matmul": (0, 1), "bmm": (0, 1), "scaled_dot_product_attention": (0, 2)}
 # Calls that leave each number at its place, beside those that change each by itself.
@@ -50,12 +50,25 @@ IN_PLACE = frozenset({
     "silu", "tanh", "sigmoid", "relu6", "leakyrelu", "elu", "selu", "celu", "mish", "softplus", "hardswish",
     "hardsigmoid", "hardtanh", "logsigmoid", "truediv", "batch_norm", "batchnorm1d", "batchnorm2d", "batchnorm3d",
     "syncbatchnorm", "group_norm", "groupnorm", "rms_norm", "rmsnorm", "instance_norm", "instancenorm2d", "prelu",
-    "droppath", "stochasticdepth", "expand_as",
+    "droppath", "stochasticdepth", "expand_as", "dropout1d", "dropout2d", "dropout3d", "feature_dropout",
+    "alpha_dropout", "alphadropout", "feature_alpha_dropout", "featurealphadropout", "zeros_like", "ones_like",
+    "full_like", "empty_like", "rand_like", "randn_like", "log_sigmoid", "softsign", "tanhshrink", "softmin",
+    "softmax2d", "gumbel_softmax", "renorm",
 })  # fmt: skip
 # Calls that leave images and maps, whatever they do in space.
 SPATIAL = tuple(f"{name}{n}d" for name in ("max_pool", "avg_pool", "maxpool", "avgpool") for n in (1, 2, 3))
 SPATIAL += tuple(f"adaptive_{name}" for name in SPATIAL[:6]) + tuple(f"adaptive{name}" for name in SPATIAL[6:])
+SPATIAL += tuple(f"{name}pad{n}d" for name in ("zero", "constant", "reflection", "replication") for n in (1, 2, 3))
 SPATIAL += ("interpolate", "upsample")
+# Calls that leave images, and bring channels and space together.
+IMAGES = frozenset({
+    "unfold", "fold", "pixelshuffle", "pixel_shuffle", "pixelunshuffle", "pixel_unshuffle", "grid_sample",
+    "grid_sampler",
+})  # fmt: skip
+# Calls that cut an axis into equal parts, as many as they say.
+CUTS = frozenset({"group_norm", "groupnorm", "glu", "channel_shuffle", "channelshuffle", "native_channel_shuffle"})
+# Joins along an axis of their own; vectors are joined along their only one.
+STACKS = {"hstack": 1, "vstack": 0, "row_stack": 0, "dstack": 2, "column_stack": 1}
 # Calls that treat all places of an axis alike, or leave it.
 SUMS = frozenset({
     "sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "norm", "logsumexp", "vector_norm",

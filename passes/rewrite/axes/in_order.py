@@ -37,5 +37,9 @@ class InOrder(Generic[T]):
             self._known[node, dim] = self._find(node, dim)
         return self._known[node, dim]
 
+    def known(self, node: fx.Node, dim: int) -> T | None:
+        """Return the fact of an axis, if it has been found."""
+        return self._known.get((node, dim))
+
     def _is_in_front(self, one: fx.Node, other: fx.Node) -> bool:
         return self._places[one] < self._places[other]

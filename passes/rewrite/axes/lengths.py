@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import JOINS, LIKE, canonical_call, positional, reads_sizes, runs_own_code
+from fxprune.pytorch.call_targets import LIKE, call_kind, positional, reads_sizes, runs_own_code
 
 from .calls import MOVES, PRODUCTS, REGULARISERS, REPEATS, SUMS, WEIGHTS, is_constant, name_of
 from .in_order import InOrder
@@ -94,26 +94,21 @@ class AxisLengths:
             self._whole[node] = product_of(self.of(node, dim) for dim in range(rank))
         return self._whole[node]
 
-    def _found(self, node: fx.Node, dim: int, shape: Shape) -> Length | None:
+    def _found(self, result: fx.Node, dim: int, shape: Shape) -> Length | None:
         sources = self._sources
+        node = sources.call(result)
         given, name, last = sources.tensors(node), sources.name(node), dim - len(shape.sizes)
-        if (piece := self._of_piece(node, dim)) is not None:
-            return piece
         if node.op in ("placeholder", "get_attr") or not given:
             return None
         first = sources.shape(given[0]).sizes
-        if node.op == "call_module" and runs_own_code(node) and name not in REGULARISERS:
+        if runs_own_code(node) and name not in REGULARISERS:
             return None
-        if node.op != "call_module" and canonical_call(node.target) in LIKE:
+        if call_kind(node) in LIKE:
             return self.of(given[1], dim)
         if sources.view_kind(node):
             return self._viewed(node, given[0], dim)
         if name in MOVES and node.op != "call_module":
             return self._moved(node, given[0], dim)
-        if name in SUMS:
-            left = sources.left(node, given[0], dim)
-            summed = left is None and len(first) == len(shape.sizes) and first[dim] > shape.sizes[dim] == 1
-            return ONE if summed else None if left is None else self.of(given[0], left)
         if name in PRODUCTS:
             factors = [each for each in node.args if isinstance(each, fx.Node)][: PRODUCTS[name][1] + 1]
             if len(factors) <= PRODUCTS[name][1] or any(len(sources.shape(each).sizes) < 2 for each in factors):
@@ -121,8 +116,11 @@ class AxisLengths:
             return self._aligned([factors[PRODUCTS[name][last]]] if last >= -2 else factors, last)
         if name in REPEATS:
             return self._repeated(node, given[0], dim)
-        if canonical_call(node.target) in JOINS:
-            return self._joined(node, given, dim) if sources.joined(node) == dim else self._aligned(given, last)
+        if (along := sources.joined(node)) is not None:
+            return self._joined(node, given, dim) if along == dim else self._aligned(given, last)
+        if (dims := sources.along(node)) and not sources.keeps_places(node):
+            summed = name in SUMS and len(first) == len(shape.sizes) and dim in dims
+            return ONE if summed else self._agreed(sources.left(node, dim, len(shape.sizes)))
         is_layer = (node.op == "call_module" or name in WEIGHTS) and len(first) == len(shape.sizes)
         if is_layer and sources.is_linear(node) and last < -1:
             return self.of(given[0], dim)
@@ -130,22 +128,17 @@ class AxisLengths:
             return self.of(given[0], 0)
         return self._aligned(given, last) if sources.keeps_places(node) else None
 
+    def _agreed(self, axes: Sequence[tuple[fx.Node, int]]) -> Length | None:
+        """Return the length of axes, if it is the same."""
+        found = {self.of(*each) for each in axes}
+        return found.pop() if len(found) == 1 else None
+
     def _joined(self, node: fx.Node, given: Sequence[fx.Node], dim: int) -> Length:
         """Return the length of an axis along which tensors are joined: a sum of like lengths."""
         lengths = [self.of(each, dim) for each in given]
         if len({each.powers for each in lengths}) == 1:
             return Length(sum((each.number for each in lengths), Fraction()), lengths[0].powers)
         return unknown((node, dim))
-
-    def _of_piece(self, node: fx.Node, dim: int) -> Length | None:
-        """Return the length of an axis along which a tensor was not taken to pieces."""
-        source = node.args[0] if node.target is operator.getitem else None
-        if isinstance(source, fx.Node) and self._sources.name(source) == "unbind":
-            given = self._sources.tensors(source)[0]
-            along = self._sources.integers(source.kwargs.get("dim", source.args[1:2])) or [0]
-            return self.of(given, dim + (dim >= along[0] % len(self._sources.shape(given).sizes)))
-        tensor = self._sources.cut(node, dim)
-        return None if tensor is None else self.of(tensor, dim)
 
     def _moved(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
         """Return the length of an axis that moves, or is new; that of a slice may be the example's."""
@@ -156,6 +149,9 @@ class AxisLengths:
             return self._expanded(node, given, dim)
         if name == "getitem":
             index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+            if at is not None:
+                rank = len(self._sources.shape(given).sizes)
+                return self.of(given, at) if _asked_of(index, at, rank) == slice(None) else None
             if not all(each is None or each is ... or type(each) is int or each == slice(None) for each in index):
                 return None
         if at is None:
@@ -191,16 +187,15 @@ class AxisLengths:
             counts: Any = node.args[1:]
             counts = counts[0] if len(counts) == 1 and isinstance(counts[0], (tuple, list)) else counts
             along, times = [dim], counts[dim] if len(counts) == rank else None
-        if not along or at < 0 or not isinstance(times, int):
+        if not along or not isinstance(times, (int, fx.Node)):
             return None
-        return product_of([self.of(given, at), Length(Fraction(times))])
+        return product_of([self.of(given, at) if at >= 0 else ONE, self.number(times)])
 
     def _aligned(self, given: Sequence[fx.Node], last: int) -> Length | None:
         """Return the length on which tensors agree, but for those that are broadcast for any inputs."""
         ranks = {each: len(self._sources.shape(each).sizes) for each in given}
-        found = {self.of(each, rank + last) for each, rank in ranks.items() if rank >= -last}
-        found = found if len(found) == 1 else found - {ONE}
-        return found.pop() if len(found) == 1 else None
+        axes = [(each, rank + last) for each, rank in ranks.items() if rank >= -last]
+        return self._agreed(axes) or self._agreed([each for each in axes if self.of(*each) != ONE])
 
     def _viewed(self, node: fx.Node, given: fx.Node, dim: int) -> Length | None:
         """Return what a view asks for, or what it leaves for -1."""
@@ -282,6 +277,14 @@ class AxisLengths:
             a, b = map(self._numbers, value.args)
             return None if a is None or b is None else a + b
         return None
+
+
+def _asked_of(index: Sequence[Any], dim: int, rank: int) -> Any:
+    """Return what an index asks of an axis of a tensor."""
+    items = [each for each in index if each is not None]
+    fill = [slice(None)] * (rank - sum(each is not ... for each in items))
+    places = [at for at, each in enumerate(items) if each is ...] or [len(items)]
+    return [*items[: places[0]], *fill, *items[places[0] + 1 :]][dim]
 
 
 def _is_moved_in_place(node: fx.Node) -> bool:

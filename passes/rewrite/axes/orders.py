@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from fxprune.coupling import Coupling
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import FLATTENS, JOINS, LIKE, PRODUCTS, VIEWS, canonical_call
+from fxprune.pytorch.call_targets import FLATTENS, LIKE, PRODUCTS, REWRITABLE, VIEWS, call_kind, runs_own_code
 
-from .calls import MOVES, SPATIAL, SUMS, Part, is_constant
+from .calls import CUTS, IMAGES, MOVES, SPATIAL, SUMS, WEIGHTS, Part, is_constant
 from .in_order import InOrder
 from .lengths import ONE, AxisLengths, Length, product_of, unknown
 from .sources import AxisSources
@@ -52,13 +53,33 @@ class AxisOrders:
         """Put together the order of an axis from those of what a call joins, which must agree."""
         if self.sources.view_kind(node):
             return self._cut_out(node, dim) or (Part(node, dim, "both"),)
-        found: set[Order | None] = set()
+        if self.sources.name(node) in IMAGES and dim == self.sources.leading(node):
+            given = self.sources.tensors(node)[0]
+            whole = Part(node, dim, "channels", self.sources.shape(node).sizes[dim])
+            return None if dim in self.mixed(given) else (whole,)
+        found: list[Order | None] = []
         for sources in self.sources.of(node, dim):
             orders = [(each,) if isinstance(each, Part) else self.of(*each) for each in sources]
-            found.add(None if None in orders else tuple(itertools.chain.from_iterable(filter(None, orders))))
+            found.append(None if None in orders else self._joined(node, dim, list(filter(None, orders))))
         alone = [order for order in found if order is not None and {part.kind for part in order} == {"channels"}]
-        layouts = {self._layout(order) for order in found}
-        return alone[0] if alone else found.pop() if len(layouts) == 1 and None not in found else None
+        if alone and not self.sources.worked(self.sources.call(node)):  # a gather reads the first places of longer axes
+            return alone[0]
+        return found[0] if len(set(map(self._layout, found))) == 1 else None
+
+    def _joined(self, node: fx.Node, dim: int, orders: list[Order]) -> Order:
+        """Join orders; where the same channels lie behind positions in each of them, they do in all."""
+        first, *others = map(self._channels_behind, orders)
+        are_same = first is not None and all(np.array_equal(first, each) for each in others)
+        if others and are_same and any(len(order) > 1 for order in orders):
+            return (Part(node, dim, "positions"), orders[0][-1])
+        return tuple(itertools.chain.from_iterable(orders))
+
+    def _channels_behind(self, order: Order) -> Any:
+        """Return the channels in an order, if all of an axis, behind positions or alone; else None."""
+        *front, last = order
+        codes = self.sources.shape(last.node).axes[last.dim]
+        is_whole = last.kind == "channels" and codes is not None and self.size(last) == len(codes)
+        return codes if is_whole and all(part.kind == "positions" for part in front) else None
 
     def _layout(self, order: Order | None) -> tuple[Any, ...]:
         """Return how many channels lie in an axis, and the lengths of positions between them."""
@@ -119,13 +140,15 @@ class AxisOrders:
         """List what lies in a tensor, the slowest first; an axis of unknown order is one part."""
         parts: list[Part] = []
         for dim, size in enumerate(self.sources.shape(node).sizes):
-            order = self.of(node, dim) or ()
-            counts = [each for each in order if self.is_share(each) and not each.size]
-            others = math.prod(self.size(each) for each in order if each not in counts)
-            order = tuple(each._replace(size=size // others) if each in counts else each for each in order)
-            is_known = len(counts) < 2 and math.prod(map(self.size, order)) == size
-            parts += order if order and is_known else (Part(node, dim, "both"),)
+            parts += self._sized(self.of(node, dim) or (), size) or (Part(node, dim, "both"),)
         return parts
+
+    def _sized(self, order: Order, size: int) -> Order:
+        """Return an order with the length of each part; nothing if these do not make up the axis."""
+        counts = [each for each in order if self.is_share(each) and not each.size]
+        others = math.prod(self.size(each) for each in order if each not in counts)
+        order = tuple(each._replace(size=size // others) if each in counts else each for each in order)
+        return order if len(counts) < 2 and math.prod(map(self.size, order)) == size else ()
 
     def is_share(self, part: Part) -> bool:
         """Tell whether positions lie beside channels in their axis, whose length is not theirs."""
@@ -139,14 +162,25 @@ class AxisOrders:
         """Return the length of a part for any inputs."""
         if part.kind == "channels" and not self.sources.has_channels_alone(part.node, part.dim):
             return Length(Fraction(part.size))
-        return unknown(part) if self.is_share(part) else self.lengths.of(part.node, part.dim)
+        whole = self.lengths.of(part.node, part.dim)
+        if not self.is_share(part):
+            return whole
+        order = self.of.known(part.node, part.dim) or (part, part)  # or it is just being found
+        if sum(map(self.is_share, order)) > 1:
+            return unknown(part)
+        return whole.over(product_of(self.length(each) for each in order if not self.is_share(each)))
 
     def mixed(self, node: fx.Node) -> tuple[int, ...]:
         """List the axes of a tensor that may hold positions beside channels."""
         orders = {dim: self.of(node, dim) for dim in self.sources.shape(node).varying}
-        return tuple(
-            dim for dim, order in orders.items() if order is None or {part.kind for part in order} != {"channels"}
-        )
+        return tuple(dim for dim, order in orders.items() if not self._is_fixed(node, dim, order))
+
+    def _is_fixed(self, node: fx.Node, dim: int, order: Order | None) -> bool:
+        """Tell whether an axis has channels at the same places for any inputs, as repeated ones."""
+        lengths = [self.length(part) for part in order or () if part.kind != "channels"]
+        unknown = [length for length in lengths if length.powers]
+        is_known = order is not None and "both" not in [part.kind for part in order]
+        return is_known and (not unknown or (len(unknown) == 1 and not self.lengths.of(node, dim).powers))
 
     def side(self, order: Order | None) -> str:
         """Tell whether channels are all in ``front`` of positions or ``behind``; "" for neither.
@@ -166,8 +200,22 @@ class AxisOrders:
             node: the call.
             narrowing: leaves codes only on axes that become narrower.
         """
-        along = self.sources.joined(node) if canonical_call(node.target) in JOINS else None  # where nothing meets
-        axes = [
+        axes = self._narrower(node, narrowing)
+        mixed = [(each, dim) for each, dim in itertools.chain(*axes) if dim in self.mixed(each)]
+        if not mixed or node.op == "output" or call_kind(node) in LIKE:
+            return False
+        if not self._has_guards(node) and not all(self.side(self.of(*each)) for each in mixed):
+            return True
+        return any(
+            self._part_ways(one, other, are_as_long=not self.sources.worked(node))
+            for first, second in itertools.combinations(axes, 2)
+            for one, other in itertools.product(first, second)
+        )
+
+    def _narrower(self, node: fx.Node, narrowing: Callable[[Shape], Shape]) -> list[list[tuple[fx.Node, int]]]:
+        """List the axes of the tensors of a call that become narrower, but that of a join."""
+        along = self.sources.joined(node)
+        return [
             [
                 (each, dim)
                 for dim, codes in enumerate(narrowing(self.sources.shape(each)).axes)
@@ -176,25 +224,53 @@ class AxisOrders:
             for each in self.sources.tensors(node)
             if not is_constant(each)
         ]
-        mixed = [(each, dim) for each, dim in itertools.chain(*axes) if dim in self.mixed(each)]
-        if not mixed or node.op == "output" or canonical_call(node.target) in LIKE:
-            return False
-        if not self._has_guards(node) and not all(self.side(self.of(*each)) for each in mixed):
-            return True
-        return any(
-            self._part_ways(one, other)
-            for first, second in itertools.combinations(axes, 2)
-            for one, other in itertools.product(first, second)
-        )
 
-    def _part_ways(self, one: tuple[fx.Node, int], other: tuple[fx.Node, int]) -> bool:
-        """Tell whether two axes of one length may have channels at other places for other inputs."""
+    def cut(self, node: fx.Node, narrowing: Callable[[Shape], Shape]) -> list[tuple[fx.Node, int]]:
+        """List the axes of positions and channels that a call may cut by how long they are.
+
+        Args:
+            node: the call; not one that the rewrite adapts.
+            narrowing: leaves codes only on axes that become narrower.
+        """
+        is_adapted = call_kind(node) in REWRITABLE and self.sources.name(node) not in CUTS
+        if self._has_guards(node) or node.op == "output" or is_adapted:
+            return []
+        along = self.sources.worked(node)
+        axes = itertools.chain(*self._narrower(node, narrowing))
+        return [
+            (each, dim)
+            for each, dim in axes
+            if dim in self.mixed(each) and (not along or dim in along) and self.lengths.of(each, dim).powers
+        ]
+
+    def lost(self, node: fx.Node, narrowing: Callable[[Shape], Shape]) -> list[int]:
+        """List the axes of a result whose order a call loses, unless it has guards of its own.
+
+        Args:
+            node: a result of the call.
+            narrowing: leaves codes only on axes that become narrower.
+        """
+        call = self.sources.call(node)
+        is_known = self._has_guards(call) or self.sources.worked(call) or self.sources.joined(call) is not None
+        if is_known or call.op in ("placeholder", "output") or call_kind(call) in REWRITABLE:
+            return []
+        axes = narrowing(self.sources.shape(node)).axes
+        return [dim for dim, codes in enumerate(axes) if codes is not None and self.of(node, dim) is None]
+
+    def _part_ways(self, one: tuple[fx.Node, int], other: tuple[fx.Node, int], *, are_as_long: bool) -> bool:
+        """Tell whether two axes of one length may have channels at other places for other inputs.
+
+        Args:
+            one: an axis.
+            other: what it meets.
+            are_as_long: whether they must be as long as each other for any inputs.
+        """
         lengths = {self.sources.shape(node).sizes[dim] for node, dim in (one, other)}
         orders = [self.of(node, dim) for node, dim in (one, other) if dim in self.mixed(node)]
         if len(lengths) > 1 or not orders or (len(orders) == 2 and orders[0] == orders[1] is not None):
             return False
-        if len(orders) == 1 and orders[0] is None:  # as long for any inputs as the channels alone that it meets
-            return False
+        if not are_as_long:
+            return len(orders) == 1 or None in orders or len(set(map(self._layout, orders))) > 1
         sides = {self.side(order) for order in orders}
         return len(sides) > 1 or "" in sides
 
@@ -202,8 +278,14 @@ class AxisOrders:
         """Tell whether a call treats all places alike, or has guards of its own, as one of weights."""
         name = self.sources.name(node)
         if node.op == "call_module" and next(self.sources.module(node).parameters(), None) is not None:
+            return not runs_own_code(node)
+        if name in CUTS:
+            return False
+        if name in WEIGHTS and all(map(is_constant, self.sources.tensors(node)[1:])):
             return True
         if name in SPATIAL:  # one channel at a time, where none lies in space
             given = self.sources.shape(self.sources.tensors(node)[0])
             return max(given.varying, default=0) < len(given.sizes) - (int(name[-2]) if name.endswith("d") else 2)
-        return self.sources.keeps_places(node) or name in MOVES | SUMS or canonical_call(node.target) in _GUARDED
+        if name in IMAGES:
+            return max(self.mixed(self.sources.tensors(node)[0]), default=-1) < self.sources.leading(node)
+        return self.sources.keeps_places(node) or name in MOVES | SUMS or call_kind(node) in _GUARDED

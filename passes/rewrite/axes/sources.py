@@ -11,27 +11,26 @@ import torch
 from torch import fx
 
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch.call_targets import JOINS, canonical_call, runs_own_code
+from fxprune.pytorch.call_targets import JOINS, PADS, call_kind, positional, runs_own_code
 from fxprune.pytorch.layer_sizes import is_shaped
 from fxprune.pytorch.torch_private import is_torch
 
-from .calls import MOVES, PRODUCTS, REGULARISERS, REPEATS, SHIFTS, SPATIAL, SUMS, WEIGHTS, Part, Source, is_constant
-from .views import ViewReader
+from .along import AlongReader
+from .calls import IMAGES, MOVES, PRODUCTS, REGULARISERS, REPEATS, SPATIAL, STACKS, WEIGHTS, Part, Source, is_constant
 
 
-class AxisSources(ViewReader):
+class AxisSources(AlongReader):
     """What each call of a captured graph puts into an axis of its result."""
 
-    def of(self, node: fx.Node, dim: int) -> list[Sequence[Source]]:
+    def of(self, result: fx.Node, dim: int) -> list[Sequence[Source]]:
         """List what lies in an axis with channels, the slowest first, for each tensor in it."""
-        shape, given, name = self.shape(node), self.tensors(node), self.name(node)
+        shape, node = self.shape(result), self.call(result)
+        given, name = self.tensors(node), self.name(node)
         last = dim - len(shape.sizes)
         codes = shape.axes[dim]
         assert codes is not None
-        if (tensor := self._broadcast(node)) is not None:
-            return self._aligned([tensor], last, shape)
-        if (tensor := self.cut(node, dim)) is not None:
-            return [[(tensor, dim)]]
+        if node.target is torch.broadcast_tensors:
+            return self._aligned([given[self.integers(result.args[1])[0]]], last, shape)
         if not given:
             return []
         if runs_own_code(node) and name not in REGULARISERS:
@@ -49,18 +48,23 @@ class AxisSources(ViewReader):
         if name in SPATIAL:
             space = int(name[-2]) if name.endswith("d") else len(shape.sizes) - 2
             return [[(given[0], dim)]] if dim < len(shape.sizes) - space else []
-        if name in SUMS and isinstance(kept := self.left(node, given[0], dim), int):
-            return [[(given[0], kept)]]
+        if name in IMAGES and dim < self.leading(node):
+            return [[(given[0], dim)]]
+        if call_kind(node) in PADS:
+            amounts: Any = positional(node.target, node.args, node.kwargs)[0][1:2] or (node.kwargs.get("pad"),)
+            is_left = isinstance(amounts[0], (tuple, list)) and dim < len(shape.sizes) - len(amounts[0]) // 2
+            return [[(given[0], dim)]] if is_left else []
         if name in REPEATS:
             return self._repeated(node, given[0], dim)
         if name in MOVES and node.op != "call_module":
             at = self.moved(node, given[0], dim)
             return [] if at is None else [[(given[0], at)]]
-        if canonical_call(node.target) in JOINS:
-            along = self.joined(node)
+        if (along := self.joined(node)) is not None:
             return [[(each, dim) for each in given]] if along == dim else self._aligned(given, last, shape)
-        if name in SHIFTS:
-            return [[(given[0], dim)]] if self._leaves(node, dim) else []
+        if not self.keeps_places(node) and self.along(node):
+            left = self.left(node, dim, len(shape.sizes))
+            on = [(each, at) for each, at in left if self.shape(each).axes[at] is not None]
+            return [[each] for each in on] if all(self.shape(e).sizes[at] == shape.sizes[dim] for e, at in on) else []
         if name in PRODUCTS:
             factors = [each for each in node.args if isinstance(each, fx.Node)][: 1 + PRODUCTS[name][1]]
             if len(factors) <= PRODUCTS[name][1] or any(len(self.shape(each).sizes) < 2 for each in factors):
@@ -91,18 +95,6 @@ class AxisSources(ViewReader):
         """List the axes that have the same channels."""
         return [d for d, each in enumerate(self.shape(node).axes) if each is not None and np.array_equal(each, codes)]
 
-    def left(self, node: fx.Node, given: fx.Node, dim: int) -> int | None:
-        """Return which axis of its input a sum leaves as this one; None if that is not stated."""
-        rank, at = len(self.shape(given).sizes), 2 if "norm" in self.name(node) else 1
-        dims = self.integers(node.kwargs.get("dim", node.kwargs.get("axis", node.args[at : at + 1])))
-        if not dims:
-            return None
-        summed = {each % rank for each in dims}
-        left = [d for d in range(rank) if d not in summed]
-        if len(self.shape(node).sizes) == rank:
-            return dim if dim in left else None
-        return left[dim] if len(left) == len(self.shape(node).sizes) else None
-
     def _repeated(self, node: fx.Node, given: fx.Node, dim: int) -> list[Sequence[Source]]:
         """What is repeated has positions in front of each axis, or behind each channel."""
         before, after = self.shape(given).sizes, self.shape(node).sizes
@@ -127,41 +119,42 @@ class AxisSources(ViewReader):
         sizes = self.shape(given).sizes
         strides = [10**6 + 3 ** (at + 1) for at in range(len(sizes))]  # which no step makes equal
         values = {each: self.coupling.nodes[each.name].value for each in node.all_input_nodes}
-        if any(isinstance(value, Shape) for each, value in values.items() if each is not given):
-            return None  # an index
-        values[given] = torch.empty_strided(sizes, strides, device="meta")
+        indices = [each for each, value in values.items() if isinstance(value, Shape) and each is not given]
+        if len(indices) > 1 or not all(map(self._takes_places, indices)):
+            return None
+        # An index of places, for other axes, does what a slice does.
+        values |= dict.fromkeys(indices, slice(0, 1)) | {given: torch.empty_strided(sizes, strides, device="meta")}
+        args: Any
         args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
         call: Any = node.target if callable(node.target) else getattr(torch.Tensor, node.target)
+        if self.name(node) == "index":
+            call, args = operator.getitem, (args[0], tuple(slice(None) if each is None else each for each in args[1]))
         made = call(*args, **kwargs)
         stride, size = made.stride(dim), made.shape[dim]
-        return next((at for at, each in enumerate(strides) if each == stride and sizes[at] == size), None)
+        is_left = size == self.shape(node).sizes[dim]
+        return next((at for at, each in enumerate(strides) if is_left and each == stride and sizes[at] == size), None)
 
-    def _leaves(self, node: fx.Node, dim: int) -> bool:
-        """Tell whether a call that shifts or flips axes leaves one."""
-        dims = self.integers(node.kwargs.get("dims", node.args[2 if self.name(node) == "roll" else 1 :]))
-        return bool(dims) and all(each % len(self.shape(node).sizes) != dim for each in dims)
+    def _takes_places(self, index: fx.Node) -> bool:
+        """Tell whether an index takes places along one axis."""
+        facts = self.coupling.nodes[index.name]
+        return isinstance(facts.value, Shape) and len(facts.value.sizes) == 1 and not facts.is_mask
 
-    def joined(self, node: fx.Node) -> int:
-        """Return the axis along which a call joins tensors."""
-        dims = self.integers(node.kwargs.get("dim", node.kwargs.get("axis", node.args[1:2]))) or [0]
-        return dims[0] % len(self.shape(node).sizes)
+    def leading(self, node: fx.Node) -> int:
+        """Return how many axes lie in front of the channels of what a call of :data:`IMAGES` gets."""
+        return len(self.shape(self.tensors(node)[0]).sizes) - (2 if self.name(node) == "fold" else 3)
 
-    def cut(self, node: fx.Node, dim: int) -> fx.Node | None:
-        """Return the tensor of which a node takes a piece along another axis."""
-        source = node.args[0] if node.target is operator.getitem else None
-        if not isinstance(source, fx.Node) or self.name(source) not in (
-            "chunk",
-            "split",
-            "split_with_sizes",
-            "tensor_split",
-        ):
+    def worked(self, node: fx.Node) -> frozenset[int]:
+        """List the axes along which a call works, unless all places stay or tensors are joined."""
+        joins = self.name(node) == "stack" or self.joined(node) is not None
+        return frozenset() if joins or self.keeps_places(node) else self.along(node)
+
+    def joined(self, node: fx.Node) -> int | None:
+        """Return the axis along which a call joins tensors that have it; None for any other call."""
+        shape, name = self.coupling.nodes[node.name].value, self.name(node)
+        if not isinstance(shape, Shape) or node.op == "call_module":
             return None
-        along = self.integers(source.kwargs.get("dim", source.args[2:3])) or [0]
-        return self.tensors(source)[0] if along[0] % len(self.shape(node).sizes) != dim else None
-
-    def _broadcast(self, node: fx.Node) -> fx.Node | None:
-        """Return the tensor that a node takes from several which were broadcast."""
-        source, at = node.args[:2] if node.target is operator.getitem else (None, None)
-        if isinstance(source, fx.Node) and source.target is torch.broadcast_tensors and isinstance(at, int):
-            return self.tensors(source)[at]
-        return None
+        rank = len(shape.sizes)
+        if call_kind(node) in JOINS:
+            return (self.integers(node.kwargs.get("dim", node.kwargs.get("axis", node.args[1:2]))) or [0])[0] % rank
+        have = all(len(self.shape(each).sizes) == rank for each in self.tensors(node))
+        return min(STACKS[name], rank - 1) if name in STACKS and have else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -9,10 +10,10 @@ from torch import fx, nn
 
 from fxprune.coupling import Coupling
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import FLATTENS, LIKE, VIEWS, canonical_call, positional
-from fxprune.pytorch.torch_private import pytree
+from fxprune.pytorch.call_targets import FLATTENS, LIKE, VIEWS, call_kind, is_own_function, positional, runs_own_code
+from fxprune.pytorch.torch_private import pytree, replaces_code
 
-from .calls import IN_PLACE, REPEATS, is_pointwise, name_of
+from .calls import IN_PLACE, REGULARISERS, REPEATS, is_pointwise, name_of
 
 _KINDS = frozenset(map(name_of, VIEWS | FLATTENS | LIKE - {"expand_as"}))
 
@@ -35,13 +36,25 @@ class CallReader:
         given = (each for each in pytree.tree_leaves((node.args, node.kwargs)) if isinstance(each, fx.Node))
         return [each for each in given if isinstance(self.coupling.nodes[each.name].value, Shape)]
 
+    def call(self, node: fx.Node) -> fx.Node:
+        """Return the call of which a node takes one of several results; else the node."""
+        source = node.args[0] if node.target in (operator.getitem, getattr) else None
+        if isinstance(source, fx.Node) and isinstance(self.coupling.nodes[source.name].value, (tuple, list)):
+            return source
+        return node
+
     def module(self, node: fx.Node) -> nn.Module:
         """Return the layer that a node calls."""
         return self.coupling.graph_module.get_submodule(str(node.target))
 
     def name(self, node: fx.Node) -> str:
-        """Name what a node calls."""
-        return name_of(type(self.module(node)) if node.op == "call_module" else node.target)
+        """Name what a node calls; "" for code that is not PyTorch's, whatever its name."""
+        if node.op == "call_module":
+            layer = self.module(node)
+            name = name_of(type(layer))
+            is_known = name in REGULARISERS and not replaces_code(layer)
+            return name if is_known or not runs_own_code(node) else ""
+        return "" if is_own_function(node) else name_of(node.target)
 
     def integers(self, dims: Any) -> list[int]:
         """List the numbers of axes in an argument, which the graph may compute."""
@@ -110,4 +123,6 @@ class ViewReader(CallReader):
         if node.op not in ("call_function", "call_method") or any(isinstance(each, torch.dtype) for each in node.args):
             return ""
         # An overload counts by what it does as well as by its name.
-        return next((name for name in map(name_of, (canonical_call(node.target), node.target)) if name in _KINDS), "")
+        if is_own_function(node):
+            return ""
+        return next((name for name in map(name_of, (call_kind(node), node.target)) if name in _KINDS), "")
