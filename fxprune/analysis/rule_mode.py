@@ -89,8 +89,9 @@ class RuleMode(MetaMode):
         for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
             label = Label(axes, is_parameter, from_parameters, constant, table, waits, factors)
             self.state.labels.attach(tensor, label)
-        if call.node is not None and _mixes(call, operands, answer):
-            self.state.notes.mixed.add(call.node.name)
+        if call.node is not None and (mixed := _mixed(call, operands, answer)):
+            known = self.state.notes.mixed
+            known[call.node.name] = known.get(call.node.name, False) or max(mixed) > 1
 
     def _dropped(self, call: Call, tensor: torch.Tensor, label: Label) -> Label:
         """Freeze the channels of a table, which carries none from here on."""
@@ -119,13 +120,14 @@ def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
     return [()] * len(call.outs)
 
 
-def _mixes(call: Call, operands: list[torch.Tensor], made: list[Axes]) -> bool:
-    """Tell whether positions come beside channels inside a function or layer that is one node."""
+def _mixed(call: Call, operands: list[torch.Tensor], made: list[Axes]) -> list[float]:
+    """List how many positions come beside channels inside a function or layer that is one node."""
     if call.node is None or not (call.node.op == "call_module" or is_own_function(call.node)):
-        return False
-    before = (ids for tensor in operands for ids in call.axes(tensor) if ids is not None)
-    after = (ids for axes in made for ids in axes if ids is not None)
-    return not all(map(call.channels.alone, after)) and all(map(call.channels.alone, before))
+        return []
+    before = [ids for tensor in operands for ids in call.axes(tensor) if ids is not None]
+    after = [ids for axes in made for ids in axes if ids is not None and not call.channels.alone(ids)]
+    longest = max(map(len, before), default=1)
+    return [len(ids) / longest for ids in after] if all(map(call.channels.alone, before)) else []
 
 
 def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:

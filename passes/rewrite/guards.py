@@ -52,18 +52,26 @@ def guard_places(site: Site) -> None:
             _guard_size(site, narrow, dim, orders.sources.shape(each))
         else:
             guard_inputs(site)
-    if _mixes_inside(site):
-        guard_inputs(site)
+    _guard_own_code(site)
     if any(is_read(site, node, value.sizes[dim]) for dim in orders.lost(node, site.narrowing)):
         guard_inputs(site)
 
 
-def _mixes_inside(site: Site) -> bool:
-    """Tell whether code that is not PyTorch's brings channels and positions to one axis."""
-    node = site.node
-    if not site.coupling.nodes[node.name].mixes or not (runs_own_code(node) or is_own_function(node)):
-        return False
-    return any(site.narrowing(site.orders.sources.shape(each)).labelled for each in site.orders.sources.tensors(node))
+def _guard_own_code(site: Site) -> None:
+    """Guard sizes where code that is not PyTorch's brings channels and positions to one axis."""
+    node, orders = site.node, site.orders
+    mixes = site.coupling.nodes[node.name].mixes
+    if mixes is None or not (runs_own_code(node) or is_own_function(node)):
+        return
+    given = [each for each in orders.sources.tensors(node) if site.narrowing(orders.sources.shape(each)).labelled]
+    for each in given:
+        narrow, shape = site.narrow(each), orders.sources.shape(each)
+        if mixes or narrow is None:
+            guard_inputs(site)
+            continue
+        for dim in range(1, len(shape.sizes)):  # one position for any batch
+            if shape.axes[dim] is None and orders.lengths.of(each, dim).powers:
+                _guard_size(site, narrow, dim, shape)
 
 
 def _guard_number(site: Site) -> None:

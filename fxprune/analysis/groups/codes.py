@@ -101,7 +101,7 @@ class Coding:
                 tuple(notes.guarded.get(name, ())),
                 tuple(notes.squeezed.get(name, ())),
                 name in notes.masks,
-                name in notes.mixed,
+                notes.mixed.get(name),
                 notes.put_back.get(name, ""),
             )
             for name, value in values.items()
