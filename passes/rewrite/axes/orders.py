@@ -187,7 +187,7 @@ class AxisOrders:
 
         On one side, the length of the axis alone says where they are.
         """
-        kinds = [part.kind for part in order or ()]
+        kinds = [part.kind for part in order or () if part.kind != "positions" or self.length(part) != ONE]
         count = kinds.count("channels")
         if not count or "both" in kinds:
             return ""
