@@ -89,7 +89,7 @@ class RuleMode(MetaMode):
         for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
             label = Label(axes, is_parameter, from_parameters, constant, table, waits, factors)
             self.state.labels.attach(tensor, label)
-        if call.node is not None and (mixed := _mixed(call, operands, answer)):
+        if call.node is not None and not from_parameters and (mixed := _mixed(call, operands, answer)):
             known = self.state.notes.mixed
             known[call.node.name] = known.get(call.node.name, False) or max(mixed) > 1
 

@@ -238,3 +238,17 @@ def test_an_operator_with_arguments_named_as_those_of_pytorch_is_not_its():
     ):
         made = narrowed(lambda s, x, op=op: F.linear(op(s, x), s.b.weight), [(2, 4)], b=(64, 4))
         refuses(*made, [(2, 4)], [(4, 2)])
+
+
+class Standardised(nn.Conv2d):
+    """Flattens its weight, and no image."""
+
+    def forward(self, x):
+        weight = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True).view_as(self.weight)
+        return F.conv2d(x, weight, self.bias)
+
+
+def test_a_layer_that_flattens_its_weight_binds_no_size():
+    snapped, narrow = narrowed(lambda s, x: total(s.b(s.a(x)).mean(3)), [(2, 4)], b=Standardised(8, 4, 1))
+    x = torch.rand(3, 3, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)  # rounding of float64
