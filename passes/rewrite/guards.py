@@ -27,7 +27,7 @@ from fxprune.pytorch.torch_private import pytree
 
 from .axes import STACKS
 from .places import guard_inputs, is_read, length_in
-from .site import Site
+from .site import EXAMPLE, Site
 
 
 def guard_places(site: Site) -> None:
@@ -135,7 +135,8 @@ def _guard_counts(site: Site, value: Shape) -> None:
     for dim in met:
         count = counts[dim] if len(counts) == len(value.sizes) else None
         for each in [count] if count is not None else pytree.tree_leaves((counts, site.kwargs)):
-            site.number(each)
+            if isinstance(each, fx.Node) and EXAMPLE in each.meta:
+                site.call(guard_equal, each, each.meta[EXAMPLE], f"a size in `{site.node}`")
 
 
 def _guard_size(site: Site, narrow: fx.Node, dim: int, shape: Shape) -> None:

@@ -11,12 +11,11 @@ import torch
 from torch import fx
 
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch.call_targets import JOINS, PADS, call_kind, positional, runs_own_code
+from fxprune.pytorch.call_targets import JOINS, PADS, call_kind, positional
 from fxprune.pytorch.layer_sizes import is_shaped
-from fxprune.pytorch.torch_private import is_torch
 
 from .along import AlongReader
-from .calls import IMAGES, MOVES, PRODUCTS, REGULARISERS, REPEATS, SPATIAL, STACKS, WEIGHTS, Part, Source, is_constant
+from .calls import IMAGES, MOVES, PRODUCTS, REPEATS, SPATIAL, STACKS, WEIGHTS, Part, Source, is_constant
 
 
 class AxisSources(AlongReader):
@@ -33,8 +32,9 @@ class AxisSources(AlongReader):
             return self._aligned([given[self.integers(result.args[1])[0]]], last, shape)
         if not given:
             return []
-        if runs_own_code(node) and name not in REGULARISERS:
-            return []
+        if not name:  # not PyTorch's: where such code brings positions to an axis of channels, sizes are guarded
+            same = [(each, d) for each in given for d in self._same(each, codes)]
+            return [[(each, d)] for each, d in same] or self._made(node, dim)
         if node.op == "call_module" and is_shaped(self.module(node)) and not self.keeps_places(node):
             return self._layered(node, given[0], dim)
         if name in WEIGHTS and len(given) > 1:
@@ -43,8 +43,6 @@ class AxisSources(AlongReader):
             if dim == 0:
                 return [[(given[0], 0)]]
             return [[Part(node, dim, "positions"), (given[1], 1)]]  # the groups
-        if node.op == "call_function" and not is_torch(getattr(node.target, "__module__", None)):  # kept, and tried
-            return [[(given[0], d)] for d in self._same(given[0], codes)]
         if name in SPATIAL:
             space = int(name[-2]) if name.endswith("d") else len(shape.sizes) - 2
             return [[(given[0], dim)]] if dim < len(shape.sizes) - space else []
@@ -90,6 +88,15 @@ class AxisSources(AlongReader):
             return [[Part(node, dim, "channels", shape.sizes[dim])]]
         same_rank = len(self.shape(given).sizes) == len(shape.sizes)
         return [[(given, dim)]] if same_rank and (is_last or dim == 0) else []
+
+    def _made(self, node: fx.Node, dim: int) -> list[Sequence[Source]]:
+        """Return an axis that the weights of a layer make, in which no channel of its inputs is."""
+        codes = self.shape(node).axes[dim]
+        weights = self.module(node).parameters() if node.op == "call_module" else ()
+        if codes is None or not any(weight.dim() and len(weight) == len(codes) for weight in weights):
+            return []
+        read = [ids for each in self.tensors(node) for ids in self.shape(each).axes if ids is not None]
+        return [] if any(np.isin(codes, ids).any() for ids in read) else [[Part(node, dim, "channels", len(codes))]]
 
     def _same(self, node: fx.Node, codes: Codes) -> list[int]:
         """List the axes that have the same channels."""
