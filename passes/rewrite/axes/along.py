@@ -14,7 +14,7 @@ from fxprune.pytorch.torch_private import OpOverload, op_arguments
 
 from .views import ViewReader
 
-_DIMS = ("dim", "dims")
+_DIMS = ("dim", "dims", "dimension")
 # Calls that add an axis, or put a tensor into one with an axis more.
 _ADDS = frozenset({"stack", "select_scatter"})
 
@@ -59,7 +59,8 @@ class AlongReader(ViewReader):
         adds = self.name(node) in _ADDS
         outer = len(self.shape(given[0]).sizes) + (self.name(node) == "stack")
         kept = [each for each in range(outer) if each not in along]
-        at = dim if rank == outer else kept[dim] if rank == len(kept) else -1
+        is_window = self.name(node) == "unfold" and dim < outer  # which adds an axis at the end
+        at = dim if rank == outer or is_window else kept[dim] if rank == len(kept) else -1
         if at not in kept:
             return []
         found = []

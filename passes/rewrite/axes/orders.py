@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch import fx
 
 from fxprune.coupling import Coupling
 from fxprune.node_facts import Shape
-from fxprune.pytorch.call_targets import FLATTENS, LIKE, PRODUCTS, REWRITABLE, VIEWS, call_kind, runs_own_code
+from fxprune.pytorch.call_targets import INDICES, PADS, PRODUCTS, SLICES, SPLITS, call_kind
 
-from .calls import CUTS, IMAGES, MOVES, SPATIAL, SUMS, WEIGHTS, Part, is_constant
+from .calls import IMAGES, Part, is_constant
 from .in_order import InOrder
 from .lengths import ONE, AxisLengths, Length, product_of, unknown
 from .sources import AxisSources
@@ -27,10 +27,11 @@ from .sources import AxisSources
 # What lies in an axis, the slowest first.
 Order = tuple[Part, ...]
 
-_GUARDED = VIEWS | FLATTENS | PRODUCTS | LIKE
+# Calls that leave axes apart.
+_APART = SLICES | INDICES | SPLITS | PADS | PRODUCTS
 
 
-class AxisOrders:
+class OrderReader:
     """The orders of the axes of a captured graph, each found when it is asked for."""
 
     def __init__(self, coupling: Coupling) -> None:
@@ -64,7 +65,23 @@ class AxisOrders:
         alone = [order for order in found if order is not None and {part.kind for part in order} == {"channels"}]
         if alone and not self.sources.worked(self.sources.call(node)):  # a gather reads the first places of longer axes
             return alone[0]
-        return found[0] if len(set(map(self._layout, found))) == 1 else None
+        if len(set(map(self._layout, found))) == 1 and found[0] is not None:
+            return found[0]
+        return (Part(node, dim, "channels", self.sources.shape(node).sizes[dim]),) if self._stays(node, dim) else None
+
+    def _stays(self, node: fx.Node, dim: int) -> bool:
+        """Tell whether fixed numbers pick of fixed places, in a call that leaves axes apart."""
+        call, codes = self.sources.call(node), self.sources.shape(node).axes[dim]
+        assert codes is not None
+        leaves = bool(self.sources.worked(call)) or call_kind(call) in _APART
+        values = [self.coupling.nodes[each.name].value for each in call.all_input_nodes]
+        read = [
+            at not in self.mixed(each)
+            for each in self.sources.tensors(call)
+            for at, ids in enumerate(self.sources.shape(each).axes)
+            if ids is not None and np.isin(codes, ids).any()
+        ]
+        return leaves and all(isinstance(value, Shape) for value in values) and bool(read) and all(read)
 
     def _joined(self, node: fx.Node, dim: int, orders: list[Order]) -> Order:
         """Join orders; where the same channels lie behind positions in each of them, they do in all."""
@@ -192,100 +209,3 @@ class AxisOrders:
         if not count or "both" in kinds:
             return ""
         return "front" if "positions" not in kinds[:count] else "behind" if "positions" not in kinds[-count:] else ""
-
-    def are_unsure(self, node: fx.Node, narrowing: Callable[[Shape], Shape]) -> bool:
-        """Tell whether a call may bring other channels together for other inputs.
-
-        Args:
-            node: the call.
-            narrowing: leaves codes only on axes that become narrower.
-        """
-        axes = self._narrower(node, narrowing)
-        mixed = [(each, dim) for each, dim in itertools.chain(*axes) if dim in self.mixed(each)]
-        if not mixed or node.op == "output" or call_kind(node) in LIKE:
-            return False
-        if not self._has_guards(node) and not all(self.side(self.of(*each)) for each in mixed):
-            return True
-        return any(
-            self._part_ways(one, other, are_as_long=not self.sources.worked(node))
-            for first, second in itertools.combinations(axes, 2)
-            for one, other in itertools.product(first, second)
-        )
-
-    def _narrower(self, node: fx.Node, narrowing: Callable[[Shape], Shape]) -> list[list[tuple[fx.Node, int]]]:
-        """List the axes of the tensors of a call that become narrower, but that of a join."""
-        along = self.sources.joined(node)
-        return [
-            [
-                (each, dim)
-                for dim, codes in enumerate(narrowing(self.sources.shape(each)).axes)
-                if codes is not None and dim != along
-            ]
-            for each in self.sources.tensors(node)
-            if not is_constant(each)
-        ]
-
-    def cut(self, node: fx.Node, narrowing: Callable[[Shape], Shape]) -> list[tuple[fx.Node, int]]:
-        """List the axes of positions and channels that a call may cut by how long they are.
-
-        Args:
-            node: the call; not one that the rewrite adapts.
-            narrowing: leaves codes only on axes that become narrower.
-        """
-        is_adapted = call_kind(node) in REWRITABLE and self.sources.name(node) not in CUTS
-        if self._has_guards(node) or node.op == "output" or is_adapted:
-            return []
-        along = self.sources.worked(node)
-        axes = itertools.chain(*self._narrower(node, narrowing))
-        return [
-            (each, dim)
-            for each, dim in axes
-            if dim in self.mixed(each) and (not along or dim in along) and self.lengths.of(each, dim).powers
-        ]
-
-    def lost(self, node: fx.Node, narrowing: Callable[[Shape], Shape]) -> list[int]:
-        """List the axes of a result whose order a call loses, unless it has guards of its own.
-
-        Args:
-            node: a result of the call.
-            narrowing: leaves codes only on axes that become narrower.
-        """
-        call = self.sources.call(node)
-        is_known = self._has_guards(call) or self.sources.worked(call) or self.sources.joined(call) is not None
-        if is_known or call.op in ("placeholder", "output") or call_kind(call) in REWRITABLE:
-            return []
-        axes = narrowing(self.sources.shape(node)).axes
-        return [dim for dim, codes in enumerate(axes) if codes is not None and self.of(node, dim) is None]
-
-    def _part_ways(self, one: tuple[fx.Node, int], other: tuple[fx.Node, int], *, are_as_long: bool) -> bool:
-        """Tell whether two axes of one length may have channels at other places for other inputs.
-
-        Args:
-            one: an axis.
-            other: what it meets.
-            are_as_long: whether they must be as long as each other for any inputs.
-        """
-        lengths = {self.sources.shape(node).sizes[dim] for node, dim in (one, other)}
-        orders = [self.of(node, dim) for node, dim in (one, other) if dim in self.mixed(node)]
-        if len(lengths) > 1 or not orders or (len(orders) == 2 and orders[0] == orders[1] is not None):
-            return False
-        if not are_as_long:
-            return len(orders) == 1 or None in orders or len(set(map(self._layout, orders))) > 1
-        sides = {self.side(order) for order in orders}
-        return len(sides) > 1 or "" in sides
-
-    def _has_guards(self, node: fx.Node) -> bool:
-        """Tell whether a call treats all places alike, or has guards of its own, as one of weights."""
-        name = self.sources.name(node)
-        if node.op == "call_module" and next(self.sources.module(node).parameters(), None) is not None:
-            return not runs_own_code(node)
-        if name in CUTS:
-            return False
-        if name in WEIGHTS and all(map(is_constant, self.sources.tensors(node)[1:])):
-            return True
-        if name in SPATIAL:  # one channel at a time, where none lies in space
-            given = self.sources.shape(self.sources.tensors(node)[0])
-            return max(given.varying, default=0) < len(given.sizes) - (int(name[-2]) if name.endswith("d") else 2)
-        if name in IMAGES:
-            return max(self.mixed(self.sources.tensors(node)[0]), default=-1) < self.sources.leading(node)
-        return self.sources.keeps_places(node) or name in MOVES | SUMS or call_kind(node) in _GUARDED

@@ -157,7 +157,7 @@ from torch import nn
         (lambda s, y: s.recurrent(y.flatten(2).mT)[0], "?, ?, 5: c5"),
         (lambda s, y: s.recurrent(y.flatten(2).mT)[1][0], "?, ?, 5: c5"),
         (lambda s, y: F.pad(y.flatten(1), (1, 0)), "?, ?: ?"),
-        (lambda s, y: y.flatten(1).unfold(0, 1, 1), "?, ?: ?, ?"),
+        (lambda s, y: y.flatten(1).unfold(0, 1, 1), "?, 8*h*w: c8 p4 p3, ?"),
         (lambda s, y: y.split(2, 2)[0].flatten(1), "b, 8*?*w: c8 p2 p3"),
         (lambda s, y: y.flatten(1)[:, None].squeeze(), "?, ?: c8 p4 p3"),
         (lambda s, y: y.flatten(1)[:, None].squeeze(1), "b, 8*h*w: c8 p4 p3"),
