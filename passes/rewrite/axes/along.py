@@ -16,7 +16,8 @@ from .views import ViewReader
 
 _DIMS = ("dim", "dims", "dimension")
 # Calls that add an axis, or put a tensor into one with an axis more.
-_ADDS = frozenset({"stack", "select_scatter"})
+_ADDS = frozenset({"stack", "select_scatter", "view_as_real"})
+_NEW = frozenset({"stack", "view_as_real"})
 
 
 class AlongReader(ViewReader):
@@ -30,8 +31,9 @@ class AlongReader(ViewReader):
         given = self.tensors(node)
         if node.op not in ("call_function", "call_method") or is_own_function(node) or not given:
             return frozenset()
-        rank = len(self.shape(given[0]).sizes) + (self.name(node) == "stack")
-        dims = self.integers(self._dims(node))
+        rank = len(self.shape(given[0]).sizes) + (self.name(node) in _NEW)
+        parts = [-1] if self.name(node) in ("view_as_complex", "view_as_real") else []  # real and imaginary ones
+        dims = parts or self.integers(self._dims(node))
         return frozenset(each % rank for each in dims) if rank else frozenset()
 
     def _dims(self, node: fx.Node) -> Any:
@@ -57,7 +59,7 @@ class AlongReader(ViewReader):
         if not along:
             return []
         adds = self.name(node) in _ADDS
-        outer = len(self.shape(given[0]).sizes) + (self.name(node) == "stack")
+        outer = len(self.shape(given[0]).sizes) + (self.name(node) in _NEW)
         kept = [each for each in range(outer) if each not in along]
         is_window = self.name(node) == "unfold" and dim < outer  # which adds an axis at the end
         at = dim if rank == outer or is_window else kept[dim] if rank == len(kept) else -1

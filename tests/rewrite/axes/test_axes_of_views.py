@@ -80,6 +80,8 @@ from fxprune.passes.rewrite.axes import AxisOrders, Part
         (lambda s, y: y.permute(2, 3, 0, 1).flatten(0, 2), "b*h*w, 8: c8"),
         (lambda s, y: y.flatten(1, 2) * torch.ones(3), "b, 8*h: c8 p4, ?"),
         (lambda s, y: torch.matmul(y.mT, other=y), "?, ?: c8, ?, ?"),
+        (lambda s, y: torch.view_as_real(torch.complex(y, y).flatten(1)), "?, 8*?*?: c8 p4 p3, ?"),
+        (lambda s, y: torch.view_as_complex(torch.stack([y.flatten(1)] * 2, -1)).abs(), "b, 8*h*w: c8 p4 p3"),
         (lambda s, y: y.flatten(1).view(y.shape), "b, 8: c8, h, w"),
         (lambda s, y: y.flatten(2).view(y.shape[:2] + y.shape[2:]), "b, 8: c8, h, w"),
     ],
