@@ -27,7 +27,8 @@ def map_norm(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
     if kind == "layer":
         return layered(net, "norm", nn.LayerNorm([c, *form.space], elementwise_affine=affine), x, form)
     if kind == "local":
-        return layered(net, "norm", nn.LocalResponseNorm(3), x, form)
+        at = net.add(nn.LocalResponseNorm(3))  # which takes views of volumes
+        return net.step("norm", lambda s, x: getattr(s, at)(x.contiguous()), [x], form)
     if kind == "last":
         name = net.add(draw.choice((nn.LayerNorm, nn.RMSNorm))(c, elementwise_affine=affine))
         run = lambda s, x: getattr(s, name)(x.movedim(1, -1)).movedim(-1, 1)  # noqa: E731
