@@ -156,10 +156,8 @@ def canonical_call(target: Any) -> CallTarget | None:
 
     An ATen operator is identified by the argument names in its schema, which are in the same order.
     """
-    if not isinstance(target, OpOverload):
+    if not isinstance(target, OpOverload) or not is_torch(target.__module__):  # of another library, whatever its name
         return target if target in REWRITABLE | LINEAR else None
-    if not is_torch(target.__module__):  # another library's, whatever its name and arguments
-        return None
     name = op_name(target).removeprefix("aten::")
     if name in _BY_NAME:
         return _BY_NAME[name]

@@ -39,9 +39,8 @@ from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 from .axes import AxisOrders
 from .calls import CASES
 from .cuts import guard_cuts
-from .guards import guard_places
 from .indexing import put_back
-from .places import guard_inputs
+from .places import guard_inputs, guard_places
 from .site import EXAMPLE, WIDE, Site, product
 from .sums import scaled_input
 
