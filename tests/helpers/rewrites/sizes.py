@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from samples import Net, conv
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.passes.verify.compare import verify
 
 
@@ -31,3 +33,11 @@ def assert_same(snapped, narrow, *sizes):
 
 def shares_of_rows(y):
     return y.softmax(1).square().sum((1, 2))
+
+
+def assert_refused_at(snapped, narrow, given, others):
+    """The networks agree on the example's inputs; on others, that the wide one takes, a guard speaks."""
+    torch.testing.assert_close(narrow(*given), snapped(*given), rtol=1e-9, atol=1e-12)  # rounding of float64
+    assert snapped(*others).isfinite().all()
+    with pytest.raises(SpecialisedError, match="capture again"):
+        narrow(*others)
