@@ -36,6 +36,10 @@ class AlongReader(ViewReader):
         dims = parts or self.integers(self._dims(node))
         return frozenset(each % rank for each in dims) if rank else frozenset()
 
+    def is_new(self, node: fx.Node, dim: int) -> bool:
+        """Tell whether a call adds this axis, of as many tensors, or parts of numbers, for any inputs."""
+        return self.name(node) in _NEW and dim in self.along(node)
+
     def _dims(self, node: fx.Node) -> Any:
         """Return the argument that names the axes of a call, or its default."""
         given = next((node.kwargs[each] for each in (*_DIMS, "axis") if each in node.kwargs), None)

@@ -118,6 +118,8 @@ class AxisLengths:
             return self._repeated(node, given[0], dim)
         if (along := sources.joined(node)) is not None:
             return self._joined(node, given, dim) if along == dim else self._aligned(given, last)
+        if sources.is_new(node, dim):
+            return Length(Fraction(shape.sizes[dim]))
         if (dims := sources.along(node)) and not sources.keeps_places(node):
             summed = name in SUMS and len(first) == len(shape.sizes) and dim in dims
             return ONE if summed else self._agreed(sources.left(node, dim, len(shape.sizes)))
