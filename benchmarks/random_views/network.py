@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks.random_networks import Draw, Unsuited
 from fxprune.pytorch.torch_private import layer_table
 
-from . import meetings  # noqa: F401  (it registers operations)
+from . import along, meetings  # noqa: F401  (they register operations)
 from .lengths import Pool
 from .operations import OPERATIONS, WIDTHS, Step, add, as_it_is, linear, mean, total
 

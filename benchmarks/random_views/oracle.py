@@ -71,9 +71,13 @@ def _images(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _shapes(drawn: ViewNetwork) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the example's shape, others near it, multiples, and small ones."""
+    """Yield the example's shape, others near it and of its length, multiples, and small ones."""
     batch, channels, height, width = drawn.shape
     yield drawn.shape
+    yield batch, channels, width, height
+    yield batch, channels, height + 1, max(width - 1, 1)
+    yield batch, channels, max(height - 1, 1), width + 1
+    yield height, channels, batch, width
     for more in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)):
         yield batch + more[0], channels, height + more[1], width + more[2]
     for times in ((1, 1, 2), (1, 2, 1), (1, 2, 2), (1, 3, 3), (2, 2, 1), (2, 1, 1)):

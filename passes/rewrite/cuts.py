@@ -126,7 +126,8 @@ class _Cuts:
             sides = product(site.graph, [a, share.denominator]), product(site.graph, [b, share.numerator])
             equal = site.call(operator.eq, *sides)
         else:
-            equal = site.call(operator.eq, site.call(operator.mod, a, b), 0)
+            divisor = site.call(max, b, 1) if isinstance(b, fx.Node) else b  # no channels are in an empty tensor
+            equal = site.call(operator.eq, site.call(operator.mod, a, divisor), 0)
         site.call(guard_equal, equal, True, f"whether `{site.node.name}` cuts channels as in the example")
 
     def _new_length(self, dim: int) -> Length:

@@ -37,7 +37,7 @@ def product(graph: fx.Graph, factors: Sequence[Any]) -> Any:
     for factor in factors:
         if isinstance(factor, int) and isinstance(total, int):
             total *= factor
-        else:
+        elif not (isinstance(factor, int) and factor == 1):
             total = factor if total == 1 else graph.create_node("call_function", operator.mul, (total, factor))
     return total
 

@@ -11,6 +11,7 @@ from samples import Net, conv, linear
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
+from fxprune.passes.onnx import batches_of, eager_on_cpu
 from fxprune.plans import Plan
 
 
@@ -209,3 +210,21 @@ def test_channels_behind_the_places_of_all_scales_are_a_part_of_their_join(op):
     for sizes in ([(2, 2, 1), (2, 4, 1)], [(2, 4, 1), (2, 2, 1)], [(3, 3, 2), (3, 1, 1)]):
         given = tuple(map(images, sizes))
         torch.testing.assert_close(narrow(*given), snapped(*given), rtol=1e-9, atol=1e-12)  # rounding of float64
+
+
+def test_an_empty_tensor_is_cut_into_no_channels():
+    snapped, narrow = snapped_and_narrow(
+        lambda y: y[:, :, : y.shape[2] // 2].flatten(0, 1).view(-1, 8, 1, 1), (2, 2, 1)
+    )
+    for size in ((2, 2, 1), (3, 3, 1), (2, 1, 1), (0, 2, 1)):
+        assert_equal_at(snapped, narrow, size)
+
+
+def test_cuts_that_are_counted_in_samples_bind_no_batch():
+    def op(y):
+        return y.permute(1, 2, 3, 0).flatten().view(-1, y.shape[3] // 2 * y.shape[0])[None, ..., None]
+
+    snapped, narrow = snapped_and_narrow(op, (2, 3, 4))
+    assert str(batches_of(eager_on_cpu(narrow), (images((2, 3, 4)),))) == "any"
+    for size in ((2, 3, 4), (3, 2, 6), (5, 3, 4)):
+        assert_equal_at(snapped, narrow, size)
