@@ -62,8 +62,8 @@ class NodeFacts:
         guarded: axes that hold channels only where they are as long as at the analysed input.
         squeezed: axes of what a squeeze gets that it may remove, or leave, for other inputs.
         is_mask: the value is a tensor of truth values: as an index, it takes as many axes as it has.
-        mixes: inside the call, positions come beside channels on one axis; False: one position, as in the example;
-            None: none does.
+        mixes: how many positions come beside channels on one axis inside the call, if that is the user's code; 2:
+            more than one, or another number for other inputs.
         put_back: the view with a step to which the node writes: a copy in a narrow network.
     """
 
@@ -74,5 +74,5 @@ class NodeFacts:
     guarded: tuple[int, ...] = ()
     squeezed: tuple[int, ...] = ()
     is_mask: bool = False
-    mixes: bool | None = None
+    mixes: int = 0
     put_back: str = ""

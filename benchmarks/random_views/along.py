@@ -1,4 +1,4 @@
-"""Operations along one axis, which may hold positions beside channels, and reads of such axes by a weight."""
+"""List operations along one axis that may hold positions beside channels, and reads of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .operations import WIDTHS, Step, add, operation
 
 @operation()
 def parts(net: nn.Module, draw: Draw, pool: Pool) -> Step:
-    """Cut an axis into equal parts, as many as a number says: a gate of halves, one part, or all, in another order."""
+    """Cut an axis into equal parts: a gate of halves, one part, or all in another order."""
     dim, count = draw.index(pool[-1].dim()), draw.choice((2, 3, 4))
     if pool[-1].shape[dim] % count:
         raise Unsuited
@@ -95,7 +95,6 @@ def pooled(net: nn.Module, draw: Draw, pool: Pool) -> Step:
                 ("avg_pool2d((2, 1))", lambda s, p: F.avg_pool2d(p[-1], (2, 1))),
                 ("adaptive_avg_pool2d((2, 1))", lambda s, p: F.adaptive_avg_pool2d(p[-1], (2, 1))),
                 ("unfold((2, 1))", lambda s, p: F.unfold(p[-1], (2, 1))),
-                ("instance_norm", lambda s, p: F.instance_norm(p[-1])),
             )
         )
     raise Unsuited

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fxprune.errors import AnalysisError, FxpruneError
-from fxprune.pytorch.call_targets import LINEAR, call_kind, is_own_function
+from fxprune.pytorch.call_targets import LINEAR, call_kind, is_own_function, runs_own_code
 from fxprune.pytorch.modules import MetaMode
 from fxprune.pytorch.torch_private import fills_given, memory_of, op_arguments
 
@@ -91,7 +91,7 @@ class RuleMode(MetaMode):
             self.state.labels.attach(tensor, label)
         if call.node is not None and not from_parameters and (mixed := _mixed(call, operands, answer)):
             known = self.state.notes.mixed
-            known[call.node.name] = known.get(call.node.name, False) or max(mixed) > 1
+            known[call.node.name] = max(known.get(call.node.name, 0), mixed)
 
     def _dropped(self, call: Call, tensor: torch.Tensor, label: Label) -> Label:
         """Freeze the channels of a table, which carries none from here on."""
@@ -120,14 +120,29 @@ def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
     return [()] * len(call.outs)
 
 
-def _mixed(call: Call, operands: list[torch.Tensor], made: list[Axes]) -> list[float]:
-    """List how many positions come beside channels inside a function or layer that is one node."""
-    if call.node is None or not (call.node.op == "call_module" or is_own_function(call.node)):
-        return []
-    before = [ids for tensor in operands for ids in call.axes(tensor) if ids is not None]
+def _mixed(call: Call, operands: list[torch.Tensor], made: list[Axes]) -> int:
+    """Count the positions that come beside channels inside the user's code; 2: more, or unknown.
+
+    The sizes that such code states for a view are not known: where positions lie behind channels, or beside them, it
+    may cut these otherwise for other inputs.
+    """
+    cuts = call.name in _VIEWS and call.args[0].shape != call.out.shape
     after = [ids for axes in made for ids in axes if ids is not None and not call.channels.alone(ids)]
+    if not (cuts or after) or call.node is None or not (runs_own_code(call.node) or is_own_function(call.node)):
+        return 0
+    before = [ids for tensor in operands for ids in call.axes(tensor) if ids is not None]
+    are_alone = all(map(call.channels.alone, before))
+    if cuts and not (are_alone and _has_channels_last(call, call.args[0])):
+        return 2
     longest = max(map(len, before), default=1)
-    return [len(ids) / longest for ids in after] if all(map(call.channels.alone, before)) else []
+    return max((1 if len(ids) <= longest else 2 for ids in after if are_alone), default=0)
+
+
+def _has_channels_last(call: Call, tensor: torch.Tensor) -> bool:
+    """Tell whether no positions lie behind channels, or one."""
+    axes = call.axes(tensor)
+    first = next((dim for dim, ids in enumerate(axes) if ids is not None), len(axes))
+    return all(ids is not None or tensor.shape[dim] == 1 for dim, ids in enumerate(axes) if dim > first)
 
 
 def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
@@ -163,6 +178,7 @@ def _is_depthwise(call: Call) -> bool:
 
 
 _FILLS = {"fill_", "zero_"}
+_VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten"}
 _ADDS, _SCALES = {"add", "add_", "sub", "sub_"}, {"mul", "div"}
 _TAKES = {
     "_to_copy", "alias", "clone", "detach", "expand", "permute", "select", "slice", "squeeze", "t", "transpose",

@@ -26,8 +26,6 @@ from fxprune.pytorch.call_targets import (
     SLICES,
     SPLITS,
     call_kind,
-    is_own_function,
-    runs_own_code,
 )
 from fxprune.pytorch.torch_private import pytree
 
@@ -112,6 +110,7 @@ def guard_places(site: Site) -> None:
     """Guard what tells the places of channels in the result of a call, which comes next."""
     node, orders, kind = site.node, site.orders, call_kind(site.node)
     value = site.coupling.nodes[node.name].value
+    _guard_own_code(site)
     if not isinstance(value, Shape) or node.op == "output":
         return
     name = orders.sources.name(node) if node.op != "placeholder" else ""
@@ -130,7 +129,6 @@ def guard_places(site: Site) -> None:
             _guard_size(site, narrow, dim, orders.sources.shape(each))
         else:
             guard_inputs(site)
-    _guard_own_code(site)
     if any(is_read(site, node, value.sizes[dim]) for dim in orders.lost(node, site.narrowing)):
         guard_inputs(site)
 
@@ -138,17 +136,18 @@ def guard_places(site: Site) -> None:
 def _guard_own_code(site: Site) -> None:
     """Guard sizes where code that is not PyTorch's brings channels and positions to one axis."""
     node, orders = site.node, site.orders
-    mixes = site.coupling.nodes[node.name].mixes
-    if mixes is None or not (runs_own_code(node) or is_own_function(node)):
+    if not (mixes := site.coupling.nodes[node.name].mixes):
         return
-    given = [each for each in orders.sources.tensors(node) if site.narrowing(orders.sources.shape(each)).labelled]
-    for each in given:
-        narrow, shape = site.narrow(each), orders.sources.shape(each)
-        if mixes or narrow is None:
-            guard_inputs(site)
-            continue
-        for dim in range(1, len(shape.sizes)):  # one position for any batch
-            if shape.axes[dim] is None and orders.lengths.of(each, dim).powers:
+    given = [each for each in node.all_input_nodes if not is_constant(each)]
+    tensors = {each: site.narrow(each) for each in orders.sources.tensors(node) if each in given}
+    if mixes > 1 or len(tensors) < len(given) or None in tensors.values():  # numbers may say how many positions
+        guard_inputs(site)
+        return
+    for each, narrow in tensors.items():
+        shape = orders.sources.shape(each)
+        for dim, size in enumerate(shape.sizes):
+            is_known = shape.axes[dim] is not None or not orders.lengths.of(each, dim).powers
+            if narrow is not None and not is_known and (dim or size == 1):  # several images are not one position
                 _guard_size(site, narrow, dim, shape)
 
 

@@ -15,9 +15,11 @@ from fxprune.pytorch.torch_private import OpOverload, op_arguments
 from .views import ViewReader
 
 _DIMS = ("dim", "dims", "dimension")
-# Calls that add an axis, or put a tensor into one with an axis more.
-_ADDS = frozenset({"stack", "select_scatter", "view_as_real"})
+# Calls that add an axis; and that put a tensor into one with an axis more.
 _NEW = frozenset({"stack", "view_as_real"})
+_PUTS = frozenset({"select_scatter"})
+# Calls whose argument ``dims`` counts axes, or repeats, and names none.
+_COUNTS = frozenset({"tensordot", "tile"})
 
 
 class AlongReader(ViewReader):
@@ -29,7 +31,8 @@ class AlongReader(ViewReader):
         Those of its first tensor; a call that adds an axis counts this one, too.
         """
         given = self.tensors(node)
-        if node.op not in ("call_function", "call_method") or is_own_function(node) or not given:
+        is_call = node.op in ("call_function", "call_method") and not is_own_function(node)
+        if not is_call or self.name(node) in _COUNTS or not given:
             return frozenset()
         rank = len(self.shape(given[0]).sizes) + (self.name(node) in _NEW)
         parts = [-1] if self.name(node) in ("view_as_complex", "view_as_real") else []  # real and imaginary ones
@@ -37,7 +40,7 @@ class AlongReader(ViewReader):
         return frozenset(each % rank for each in dims) if rank else frozenset()
 
     def is_new(self, node: fx.Node, dim: int) -> bool:
-        """Tell whether a call adds this axis, of as many tensors, or parts of numbers, for any inputs."""
+        """Tell whether a call adds this axis, of tensors or of parts of complex numbers."""
         return self.name(node) in _NEW and dim in self.along(node)
 
     def _dims(self, node: fx.Node) -> Any:
@@ -62,7 +65,7 @@ class AlongReader(ViewReader):
         along, given = self.along(node), self.tensors(node)
         if not along:
             return []
-        adds = self.name(node) in _ADDS
+        adds = self.name(node) in _NEW | _PUTS
         outer = len(self.shape(given[0]).sizes) + (self.name(node) in _NEW)
         kept = [each for each in range(outer) if each not in along]
         is_window = self.name(node) == "unfold" and dim < outer  # which adds an axis at the end

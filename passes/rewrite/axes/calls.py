@@ -7,7 +7,8 @@ import weakref
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx
+import torch.nn.functional as F
+from torch import fx, nn
 
 
 class Part(NamedTuple):
@@ -62,7 +63,7 @@ SPATIAL += tuple(f"{name}pad{n}d" for name in ("zero", "constant", "reflection",
 SPATIAL += ("interpolate", "upsample")
 # Calls that leave images, and bring channels and space together.
 IMAGES = frozenset({
-    "unfold", "fold", "pixelshuffle", "pixel_shuffle", "pixelunshuffle", "pixel_unshuffle", "grid_sample",
+    "im2col", "fold", "pixelshuffle", "pixel_shuffle", "pixelunshuffle", "pixel_unshuffle", "grid_sample",
     "grid_sampler",
 })  # fmt: skip
 # Calls that cut an axis into equal parts, as many as they say.
@@ -77,7 +78,12 @@ WEIGHTS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}  # the axis that
 
 
 def name_of(target: Any) -> str:
-    """Name what a call runs, in lower case and without a variant: ``add_.Tensor`` is ``add``."""
+    """Name what a call runs, in lower case and without a variant: ``add_.Tensor`` is ``add``.
+
+    ``unfold`` is that of tensors, along one axis; that of images is ``im2col``, as in ATen.
+    """
+    if target in (F.unfold, nn.Unfold):
+        return "im2col"
     return str(getattr(target, "__name__", target)).lower().partition(".")[0].rstrip("_")
 
 

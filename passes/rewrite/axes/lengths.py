@@ -14,7 +14,7 @@ from torch import fx
 from fxprune.node_facts import Shape
 from fxprune.pytorch.call_targets import LIKE, call_kind, positional, reads_sizes, runs_own_code
 
-from .calls import MOVES, PRODUCTS, REGULARISERS, REPEATS, SUMS, WEIGHTS, is_constant, name_of
+from .calls import IMAGES, MOVES, PRODUCTS, REGULARISERS, REPEATS, SUMS, WEIGHTS, is_constant, name_of
 from .in_order import InOrder
 from .sources import AxisSources
 
@@ -118,6 +118,8 @@ class AxisLengths:
             return self._repeated(node, given[0], dim)
         if (along := sources.joined(node)) is not None:
             return self._joined(node, given, dim) if along == dim else self._aligned(given, last)
+        if name in IMAGES and dim < sources.leading(node):
+            return self.of(given[0], dim)
         if sources.is_new(node, dim):
             return Length(Fraction(shape.sizes[dim]))
         if (dims := sources.along(node)) and not sources.keeps_places(node):

@@ -34,7 +34,7 @@ class AxisSources(AlongReader):
             return []
         if not name:  # not PyTorch's: where such code brings positions to an axis of channels, sizes are guarded
             same = [(each, d) for each in given for d in self._same(each, codes)]
-            return [[(each, d)] for each, d in same] or self._made(node, dim)
+            return [[(each, d)] for each, d in same] or self._made(node, result, dim)
         if node.op == "call_module" and is_shaped(self.module(node)) and not self.keeps_places(node):
             return self._layered(node, given[0], dim)
         if name in WEIGHTS and len(given) > 1:
@@ -89,14 +89,16 @@ class AxisSources(AlongReader):
         same_rank = len(self.shape(given).sizes) == len(shape.sizes)
         return [[(given, dim)]] if same_rank and (is_last or dim == 0) else []
 
-    def _made(self, node: fx.Node, dim: int) -> list[Sequence[Source]]:
+    def _made(self, node: fx.Node, result: fx.Node, dim: int) -> list[Sequence[Source]]:
         """Return an axis that the weights of a layer make, in which no channel of its inputs is."""
-        codes = self.shape(node).axes[dim]
+        codes = self.shape(result).axes[dim]
         weights = self.module(node).parameters() if node.op == "call_module" else ()
         if codes is None or not any(weight.dim() and len(weight) == len(codes) for weight in weights):
             return []
         read = [ids for each in self.tensors(node) for ids in self.shape(each).axes if ids is not None]
-        return [] if any(np.isin(codes, ids).any() for ids in read) else [[Part(node, dim, "channels", len(codes))]]
+        if any(np.isin(codes, ids).any() for ids in read):
+            return []
+        return [[Part(result, dim, "channels", len(codes))]]
 
     def _same(self, node: fx.Node, codes: Codes) -> list[int]:
         """List the axes that have the same channels."""
@@ -124,6 +126,8 @@ class AxisSources(AlongReader):
     def moved(self, node: fx.Node, given: fx.Node, dim: int) -> int | None:
         """Return which axis of its input a call makes this one; None: no single one."""
         sizes = self.shape(given).sizes
+        if node.args[1:] in (("real",), ("imag",)):
+            return dim
         strides = [10**6 + 3 ** (at + 1) for at in range(len(sizes))]  # which no step makes equal
         values = {each: self.coupling.nodes[each.name].value for each in node.all_input_nodes}
         indices = [each for each, value in values.items() if isinstance(value, Shape) and each is not given]

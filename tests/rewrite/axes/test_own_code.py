@@ -1,0 +1,140 @@
+"""Layers, hooks and operators of a user's own, narrowed at one size and run at another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.rewrites.sizes import assert_refused_at
+from samples import Net, conv, linear
+from torch import nn
+
+import fxprune
+
+
+def images(shape):
+    return torch.rand(shape[0], 3, *shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def narrowed(op, example, **layers):
+    """Narrow a network by half; ``op`` gets its layers and images."""
+    torch.manual_seed(0)
+    layers = {"b": linear(8, 4), **layers}
+    net = Net(lambda s, x: op(s, x).sum(1), a=conv(3, 8), **layers).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(example)), keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    return snapped, fxprune.narrow(snapped, plan)
+
+
+def of_rows(s, y):
+    """Read channels behind the places of a row, which are positions at 1x1 only."""
+    return s.b(y.view(y.shape[0], -1, 8).amax(1))
+
+
+class Own(nn.Conv2d):
+    """A convolution behind which code of its own runs."""
+
+    def __init__(self, width, after):
+        super().__init__(width, 8, 1)
+        self.after = after
+
+    def forward(self, x):
+        return self.after(super().forward(x))
+
+
+class Weighted(nn.Conv2d):
+    """Flattens, and multiplies by a vector as long."""
+
+    def __init__(self, width, length):
+        super().__init__(width, 8, 1)
+        self.vector = nn.Parameter(torch.randn(length))
+
+    def forward(self, x):
+        return super().forward(x).transpose(1, 2).flatten(1) * self.vector
+
+
+class Twice(nn.Conv2d):
+    """Reads two tensors, of which one alone has positions."""
+
+    def forward(self, x, y):
+        return (super().forward(x) * y.mean(1, keepdim=True)).flatten(1)
+
+
+def flat(y):
+    return y.flatten(1)
+
+
+def flat_and_whole(y):
+    return y.flatten(1), y
+
+
+def beside_batch(y):
+    return y.transpose(0, 1).flatten(0, 1)
+
+
+def cut_by_eight(y):
+    return y.view(y.shape[0], -1, 8).amax(1)
+
+
+@pytest.mark.parametrize(
+    ("op", "layer", "example", "other"),
+    [
+        (lambda s, x: of_rows(s, s.k(x)), Own(3, flat), (2, 1, 1), (2, 2, 1)),
+        (lambda s, x: of_rows(s, s.k(s.a(x))), Own(8, flat), (2, 1, 1), (2, 2, 1)),
+        (lambda s, x: of_rows(s, s.k(x)[0]), Own(3, flat_and_whole), (2, 1, 1), (2, 2, 1)),
+        (lambda s, x: of_rows(s, s.k(s.a(x))[0]), Own(8, flat_and_whole), (2, 1, 1), (2, 2, 1)),
+        (lambda s, x: of_rows(s, s.k(s.a(x).mean((2, 3), True), x)), Twice(8, 8, 1), (2, 1, 1), (2, 2, 1)),
+        (lambda s, x: s.b(s.k(x).mean((1, 2)).view(-1, 8)), Own(3, beside_batch), (1, 2, 4), (3, 2, 4)),
+        (lambda s, x: s.b(s.k(s.a(x)).mean((1, 2)).view(-1, 8)), Own(8, beside_batch), (1, 2, 4), (3, 2, 4)),
+        (lambda s, x: s.b(s.k(x)), Own(3, cut_by_eight), (2, 2, 4), (2, 2, 1)),
+        (lambda s, x: s.b(s.k(s.a(x))), Own(8, cut_by_eight), (2, 2, 4), (2, 2, 1)),
+        (lambda s, x: s.k(x).sin(), Own(3, lambda y: y.flatten(1)[:, :8]), (2, 1, 1), (2, 2, 1)),
+        (lambda s, x: F.linear(s.k(x), s.k.vector[None]), Weighted(3, 64), (2, 2, 4), (2, 4, 2)),
+        (lambda s, x: F.linear(s.k(s.a(x)), s.k.vector[None]), Weighted(8, 64), (2, 2, 4), (2, 4, 2)),
+    ],
+)
+def test_an_own_layer_that_lays_out_channels_anew_runs_at_the_sizes_of_the_example(op, layer, example, other):
+    assert_refused_at(*narrowed(op, example, k=layer), (images(example),), (images(other),))
+
+
+def test_the_results_of_an_own_layer_are_those_of_any_tuple():
+    snapped, narrow = narrowed(lambda s, x: s.c(s.k(x)[0]), (2, 2, 4), k=Own(3, flat_and_whole), c=linear(64, 4))
+    torch.testing.assert_close(narrow(images((2, 2, 4))), snapped(images((2, 2, 4))), rtol=1e-9, atol=1e-12)  # rounding
+
+
+def test_a_hook_is_code_of_its_own():
+    layer = nn.Conv2d(3, 8, 1)
+    layer.register_forward_hook(lambda module, given, made: made.flatten(1))
+    made = narrowed(lambda s, x: of_rows(s, s.k(x)), (2, 1, 1), k=layer)
+    assert_refused_at(*made, (images((2, 1, 1)),), (images((2, 2, 1)),))
+
+
+@pytest.mark.parametrize("name", ["repeats", "lists"])
+def test_an_own_operator_may_bring_positions_by_a_number_or_in_a_list(name):
+    library = torch.library.Library("fxprune_tests", "FRAGMENT")
+    if not hasattr(torch.ops.fxprune_tests, name):
+        library.define({"repeats": "repeats(Tensor x, int n) -> Tensor", "lists": "lists(Tensor x) -> Tensor[]"}[name])
+        code = {"repeats": lambda x, n: x.repeat_interleave(n, 1), "lists": lambda x: [x.flatten(1), x]}[name]
+        library.impl(name, code, "CompositeImplicitAutograd")
+    op = getattr(torch.ops.fxprune_tests, name)
+    calls = {
+        "repeats": lambda s, x: of_rows(s, op(s.a(x).mean((2, 3)), x.shape[2])),
+        "lists": lambda s, x: of_rows(s, op(s.a(x))[0]),
+    }
+    assert_refused_at(*narrowed(calls[name], (2, 1, 1)), (images((2, 1, 1)),), (images((2, 2, 1)),))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Own(8, lambda y: F.linear(y.permute(0, 2, 3, 1), torch.eye(8, dtype=y.dtype)).permute(0, 3, 1, 2)),
+        Own(8, lambda y: y.view(y.shape).relu()),
+        Own(8, lambda y: F.layer_norm(y.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2)),
+        Own(8, lambda y: F.group_norm(y, 2)),
+        Own(8, lambda y: y * y.mean((2, 3), keepdim=True).sigmoid()),
+    ],
+)
+def test_an_own_layer_that_leaves_channels_binds_no_size(layer):
+    snapped, narrow = narrowed(lambda s, x: s.b(s.k(s.a(x)).amax((2, 3))), (2, 2, 4), k=layer)
+    for shape in ((2, 2, 4), (3, 4, 2), (1, 1, 1)):
+        torch.testing.assert_close(narrow(images(shape)), snapped(images(shape)), rtol=1e-9, atol=1e-12)  # rounding
