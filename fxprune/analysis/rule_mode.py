@@ -121,10 +121,10 @@ def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
 
 
 def _mixed(call: Call, operands: list[torch.Tensor], made: list[Axes]) -> int:
-    """Count the positions that come beside channels inside the user's code; 2: more, or unknown.
+    """Count the positions that come beside channels inside the user's code; 2: more than one.
 
-    The sizes that such code states for a view are not known: where positions lie behind channels, or beside them, it
-    may cut these otherwise for other inputs.
+    The sizes that such code states for a view are not known: where positions lie behind channels, it may cut these
+    otherwise for other images, as it would with one beside them.
     """
     cuts = call.name in _VIEWS and call.args[0].shape != call.out.shape
     after = [ids for axes in made for ids in axes if ids is not None and not call.channels.alone(ids)]
@@ -132,10 +132,11 @@ def _mixed(call: Call, operands: list[torch.Tensor], made: list[Axes]) -> int:
         return 0
     before = [ids for tensor in operands for ids in call.axes(tensor) if ids is not None]
     are_alone = all(map(call.channels.alone, before))
-    if cuts and not (are_alone and _has_channels_last(call, call.args[0])):
-        return 2
     longest = max(map(len, before), default=1)
-    return max((1 if len(ids) <= longest else 2 for ids in after if are_alone), default=0)
+    counts = [1 if len(ids) <= longest else 2 for ids in after if are_alone]
+    if cuts:
+        counts += [] if are_alone and _has_channels_last(call, call.args[0]) else [1 if are_alone else 2]
+    return max(counts, default=0)
 
 
 def _has_channels_last(call: Call, tensor: torch.Tensor) -> bool:

@@ -34,7 +34,7 @@ from .site import EXAMPLE, Site
 
 # Calls that name places along an axis.
 _PLACES = SLICES | INDICES | SPLITS | PADS | PUTS
-_OF_INPUTS = "fxprune_of_inputs"  # marks the guards of all inputs, which one graph needs once
+_OF_INPUTS = "fxprune_of_inputs"  # marks the guards of inputs, of which one graph needs each once
 
 
 def is_open(size: Any) -> bool:
@@ -48,16 +48,22 @@ def length_in(site: Site, shape: Shape, dim: int) -> int:
     return shape.sizes[dim] if codes is None else int(site.kept(codes).sum())
 
 
-def guard_inputs(site: Site) -> None:
-    """Guard the sizes of all inputs, where a tensor was flattened in a way that is not known."""
-    if any(node.meta.get(_OF_INPUTS) for node in site.graph.find_nodes(op="call_function", target=guard_equal)):
-        return
+def guard_inputs(site: Site, *, batch: bool = True) -> None:
+    """Guard the sizes of all inputs, where a tensor was flattened in a way that is not known.
+
+    Args:
+        site: a call that reads it.
+        batch: also how many images there are, where these are several.
+    """
+    guards = site.graph.find_nodes(op="call_function", target=guard_equal)
+    known = {guard.meta.get(_OF_INPUTS) for guard in guards}
     for node in site.graph.find_nodes(op="placeholder"):
         value = site.coupling.nodes[node.name].value
         for dim, size in enumerate(value.sizes if isinstance(value, Shape) else ()):
-            found = site.graph.create_node("call_method", "size", (node, dim))
-            guard = site.call(guard_equal, found, size, f"size {dim} of `{node}`, flattened before `{site.node}`,")
-            guard.meta[_OF_INPUTS] = True
+            if (node.name, dim) not in known and (batch or dim or size == 1):
+                found = site.graph.create_node("call_method", "size", (node, dim))
+                guard = site.call(guard_equal, found, size, f"size {dim} of `{node}`, flattened before `{site.node}`,")
+                guard.meta[_OF_INPUTS] = node.name, dim
 
 
 def is_read(site: Site, node: fx.Node, length: int) -> bool:
@@ -138,10 +144,11 @@ def _guard_own_code(site: Site) -> None:
     node, orders = site.node, site.orders
     if not (mixes := site.coupling.nodes[node.name].mixes):
         return
-    given = [each for each in node.all_input_nodes if not is_constant(each)]
+    nodes = site.coupling.nodes
+    given = [each for each in node.all_input_nodes if nodes[each.name].value is not None and not is_constant(each)]
     tensors = {each: site.narrow(each) for each in orders.sources.tensors(node) if each in given}
     if mixes > 1 or len(tensors) < len(given) or None in tensors.values():  # numbers may say how many positions
-        guard_inputs(site)
+        guard_inputs(site, batch=mixes > 1)
         return
     for each, narrow in tensors.items():
         shape = orders.sources.shape(each)
