@@ -142,7 +142,8 @@ def guard_places(site: Site) -> None:
 def _guard_own_code(site: Site) -> None:
     """Guard sizes where code that is not PyTorch's brings channels and positions to one axis."""
     node, orders = site.node, site.orders
-    if not (mixes := site.coupling.nodes[node.name].mixes):
+    mixes = site.coupling.nodes[node.name].mixes
+    if not mixes or not _narrows(site):
         return
     nodes = site.coupling.nodes
     given = [each for each in node.all_input_nodes if nodes[each.name].value is not None and not is_constant(each)]
@@ -156,6 +157,18 @@ def _guard_own_code(site: Site) -> None:
             is_known = shape.axes[dim] is not None or not orders.lengths.of(each, dim).powers
             if narrow is not None and not is_known and (dim or size == 1):  # several images are not one position
                 _guard_size(site, narrow, dim, shape)
+
+
+def _narrows(site: Site) -> bool:
+    """Tell whether a call gets, returns or has weights of channels of which some leave."""
+    node, nodes = site.node, site.coupling.nodes
+    values = pytree.tree_leaves([nodes[each.name].value for each in (node, *node.all_input_nodes)])
+    if any(isinstance(each, Shape) and site.narrowing(each).labelled for each in values):
+        return True
+    widths = site.plan.widths.items()
+    groups = [site.coupling.groups[name] for name, (wide, narrow) in widths if narrow < wide]
+    names = (axis.parameter for group in groups for axis in (*group.tied, *group.readers))
+    return node.op == "call_module" and any(name.startswith(f"{node.target}.") for name in names)
 
 
 def _guard_number(site: Site) -> None:
