@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,8 @@ from .groups import Analysis, group_channels
 from .interpreter import run_labelled
 from .marks import Choices
 from .origins import buffers_with_channels
+from .own_code import Layouts, bounds, layouts
+from .state import AnalysisState
 
 # The number of further ways to bundle to try after the first was blocked; a split into n axes has n ways.
 _MOST_RETRIES = 3
@@ -91,7 +93,7 @@ def _first_coupling(search: _Search, ways: Sequence[str], check: bool, failures:
     try:
         for captured in captures(search.model, search.inputs, ways=ways, check=check, outputs=search.outputs):
             try:
-                return search.best(CapturedGraph(captured)).coupling
+                return search.bound(search.best(CapturedGraph(captured)))
             except CaptureError as error:  # the next graph may succeed
                 failures.append(error)
     except CaptureError as error:
@@ -121,6 +123,8 @@ class _Search:
         self.model, self.inputs, self.merge_heads, self.outputs = model, inputs, merge_heads, outputs
         self.two_roles: frozenset[tuple[str, int]] = frozenset()
         self.trials: dict[Any, bool] = {}
+        # Of each analysis: the layouts of own code, and what finds them at other inputs.
+        self.runs: dict[Analysis, tuple[Layouts, Callable[[Inputs], Layouts]]] = {}
 
     def best(self, captured: CapturedGraph) -> Analysis:
         """Return the best analysis: of the captured graph, or with its computed weights stored."""
@@ -173,11 +177,25 @@ class _Search:
     def _once(self, captured: CapturedGraph, choices: Mapping[str, int], heads_first: bool) -> Analysis:
         """Run once; ``heads_first``: bundle by complete heads, whatever the user chose."""
         carriers = buffers_with_channels(self.model)
-        # Fresh inputs for each: a model may change the shape of its own in place.
-        ways = Choices(choices, int(heads_first))
-        state, values = run_labelled(captured, as_meta(self.inputs), ways, carriers, self.two_roles, self.trials)
+        two_roles = self.two_roles
+
+        def run(inputs: Inputs) -> tuple[AnalysisState, dict[str, Any]]:
+            # Fresh inputs for each: a model may change the shape of its own in place.
+            ways = Choices(dict(choices), int(heads_first))
+            return run_labelled(captured, as_meta(inputs), ways, carriers, two_roles, self.trials)
+
+        state, values = run(self.inputs)
         example = without_numbers(self.inputs)
-        return group_channels(state, values, captured, example, self.model, merge_heads=self.merge_heads)
+        found = group_channels(state, values, captured, example, self.model, merge_heads=self.merge_heads)
+        self.runs[found] = layouts(state), lambda inputs: layouts(run(inputs)[0])
+        return found
+
+    def bound(self, found: Analysis) -> Coupling:
+        """Return a coupling that tells to which sizes own code is bound."""
+        at_example, run = self.runs[found]
+        bound = bounds(at_example, self.inputs, run)
+        nodes = {name: replace(facts, binds=bound.get(name, "")) for name, facts in found.coupling.nodes.items()}
+        return replace(found.coupling, nodes=nodes) if bound else found.coupling
 
 
 def _least(*analyses: Analysis) -> Analysis:

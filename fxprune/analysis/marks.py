@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from .channels import Ids
+from .channels import Axes, Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class NodeNotes:
         guarded: axes of results that hold channels only where they are as long as at the analysed input.
         squeezed: axes of what a squeeze gets that it may remove, or leave, for other inputs.
         masks: nodes that are tensors of truth values: as an index, such a tensor takes as many axes as it has.
-        mixed: how many positions come beside channels on one axis inside of calls, at most 2; see ``NodeFacts.mixes``.
+        inside: calls of a user's own code, and of each operator inside its name and the ids on the axes that it made.
         put_back: nodes that write to a view with a step, and the node that made this view.
     """
 
@@ -108,7 +108,7 @@ class NodeNotes:
     guarded: dict[str, list[int]] = field(default_factory=dict)
     squeezed: dict[str, list[int]] = field(default_factory=dict)
     masks: set[str] = field(default_factory=set)
-    mixed: dict[str, int] = field(default_factory=dict)
+    inside: dict[str, list[tuple[str, list[Axes]]]] = field(default_factory=dict)
     put_back: dict[str, str] = field(default_factory=dict)
 
     def count_macs(self, node: fx.Node | None, macs: int, *axes: Ids | None) -> None:

@@ -89,9 +89,9 @@ class RuleMode(MetaMode):
         for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
             label = Label(axes, is_parameter, from_parameters, constant, table, waits, factors)
             self.state.labels.attach(tensor, label)
-        if call.node is not None and not from_parameters and (mixed := _mixed(call, operands, answer)):
-            known = self.state.notes.mixed
-            known[call.node.name] = max(known.get(call.node.name, 0), mixed)
+        node = call.node
+        if node is not None and not from_parameters and (runs_own_code(node) or is_own_function(node)):
+            self.state.notes.inside.setdefault(node.name, []).append((call.name, answer))
 
     def _dropped(self, call: Call, tensor: torch.Tensor, label: Label) -> Label:
         """Freeze the channels of a table, which carries none from here on."""
@@ -118,32 +118,6 @@ def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
     waiting = [ids for label in labels for ids in label.uniform if id(ids) not in call.woken]
     call.freeze(f"{call.name} of an axis that was expanded", *waiting)
     return [()] * len(call.outs)
-
-
-def _mixed(call: Call, operands: list[torch.Tensor], made: list[Axes]) -> int:
-    """Count the positions that come beside channels inside the user's code; 2: more than one.
-
-    The sizes that such code states for a view are not known: where positions lie behind channels, it may cut these
-    otherwise for other images, as it would with one beside them.
-    """
-    cuts = call.name in _VIEWS and call.args[0].shape != call.out.shape
-    after = [ids for axes in made for ids in axes if ids is not None and not call.channels.alone(ids)]
-    if not (cuts or after) or call.node is None or not (runs_own_code(call.node) or is_own_function(call.node)):
-        return 0
-    before = [ids for tensor in operands for ids in call.axes(tensor) if ids is not None]
-    are_alone = all(map(call.channels.alone, before))
-    longest = max(map(len, before), default=1)
-    counts = [1 if len(ids) <= longest else 2 for ids in after if are_alone]
-    if cuts:
-        counts += [] if are_alone and _has_channels_last(call, call.args[0]) else [1 if are_alone else 2]
-    return max(counts, default=0)
-
-
-def _has_channels_last(call: Call, tensor: torch.Tensor) -> bool:
-    """Tell whether no positions lie behind channels, or one."""
-    axes = call.axes(tensor)
-    first = next((dim for dim, ids in enumerate(axes) if ids is not None), len(axes))
-    return all(ids is not None or tensor.shape[dim] == 1 for dim, ids in enumerate(axes) if dim > first)
 
 
 def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
@@ -179,7 +153,6 @@ def _is_depthwise(call: Call) -> bool:
 
 
 _FILLS = {"fill_", "zero_"}
-_VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten"}
 _ADDS, _SCALES = {"add", "add_", "sub", "sub_"}, {"mul", "div"}
 _TAKES = {
     "_to_copy", "alias", "clone", "detach", "expand", "permute", "select", "slice", "squeeze", "t", "transpose",

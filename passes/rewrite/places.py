@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import fx
@@ -53,17 +53,37 @@ def guard_inputs(site: Site, *, batch: bool = True) -> None:
 
     Args:
         site: a call that reads it.
-        batch: also how many images there are, where these are several.
+        batch: also the number of samples, which is the first length of the first input.
     """
     guards = site.graph.find_nodes(op="call_function", target=guard_equal)
     known = {guard.meta.get(_OF_INPUTS) for guard in guards}
-    for node in site.graph.find_nodes(op="placeholder"):
-        value = site.coupling.nodes[node.name].value
-        for dim, size in enumerate(value.sizes if isinstance(value, Shape) else ()):
-            if (node.name, dim) not in known and (batch or dim or size == 1):
-                found = site.graph.create_node("call_method", "size", (node, dim))
-                guard = site.call(guard_equal, found, size, f"size {dim} of `{node}`, flattened before `{site.node}`,")
-                guard.meta[_OF_INPUTS] = node.name, dim
+    tensors = [
+        (node, path, each)
+        for node in site.graph.find_nodes(op="placeholder")
+        for path, each in pytree.tree_flatten_with_path(site.coupling.nodes[node.name].value)[0]
+        if isinstance(each, Shape) and each.sizes
+    ]
+    samples = tensors[0][2].sizes[0] if tensors else 0
+    for node, path, shape in tensors:
+        name = f"{node}{pytree.keystr(path)}"
+        open_dims = (0,) if not batch and shape.sizes[0] == samples else ()
+        dims = [dim for dim in range(len(shape.sizes)) if dim not in open_dims and (name, dim) not in known]
+        given = _leaf(site, node, path) if dims else node
+        for dim in dims:
+            found = site.graph.create_node("call_method", "size", (given, dim))
+            where = f"size {dim} of `{name}`, flattened before `{site.node}`,"
+            guard = site.call(guard_equal, found, shape.sizes[dim], where)
+            guard.meta[_OF_INPUTS] = name, dim
+
+
+def _leaf(site: Site, node: fx.Node, path: Sequence[Any]) -> fx.Node:
+    """Take a tensor out of an input that is a list, a dict, or another container."""
+    for key in path:
+        if isinstance(key, pytree.GetAttrKey):
+            node = site.call(getattr, node, key.name)
+        else:
+            node = site.call(operator.getitem, node, key.idx if isinstance(key, pytree.SequenceKey) else key.key)
+    return node
 
 
 def is_read(site: Site, node: fx.Node, length: int) -> bool:
@@ -140,23 +160,9 @@ def guard_places(site: Site) -> None:
 
 
 def _guard_own_code(site: Site) -> None:
-    """Guard sizes where code that is not PyTorch's brings channels and positions to one axis."""
-    node, orders = site.node, site.orders
-    mixes = site.coupling.nodes[node.name].mixes
-    if not mixes or not _narrows(site):
-        return
-    nodes = site.coupling.nodes
-    given = [each for each in node.all_input_nodes if nodes[each.name].value is not None and not is_constant(each)]
-    tensors = {each: site.narrow(each) for each in orders.sources.tensors(node) if each in given}
-    if mixes > 1 or len(tensors) < len(given) or None in tensors.values():  # numbers may say how many positions
-        guard_inputs(site, batch=mixes > 1)
-        return
-    for each, narrow in tensors.items():
-        shape = orders.sources.shape(each)
-        for dim, size in enumerate(shape.sizes):
-            is_known = shape.axes[dim] is not None or not orders.lengths.of(each, dim).powers
-            if narrow is not None and not is_known and (dim or size == 1):  # several images are not one position
-                _guard_size(site, narrow, dim, shape)
+    """Guard sizes where code that is not PyTorch's may lay out channels otherwise for others."""
+    if (binds := site.coupling.nodes[site.node.name].binds) and _narrows(site):
+        guard_inputs(site, batch=binds == "all")
 
 
 def _narrows(site: Site) -> bool:

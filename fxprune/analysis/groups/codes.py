@@ -101,8 +101,7 @@ class Coding:
                 tuple(notes.guarded.get(name, ())),
                 tuple(notes.squeezed.get(name, ())),
                 name in notes.masks,
-                notes.mixed.get(name, 0),
-                notes.put_back.get(name, ""),
+                put_back=notes.put_back.get(name, ""),
             )
             for name, value in values.items()
         }

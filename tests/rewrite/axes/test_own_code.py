@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,12 +18,18 @@ def images(shape):
     return torch.rand(shape[0], 3, *shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def narrowed(op, example, **layers):
-    """Narrow a network by half; ``op`` gets its layers and images."""
+class Images(NamedTuple):
+    """Images in a tuple with a name."""
+
+    x: torch.Tensor
+
+
+def narrowed(op, example, given=lambda x: x, **layers):
+    """Narrow a network by half; ``op`` gets its layers and images, or what holds them."""
     torch.manual_seed(0)
     layers = {"b": linear(8, 4), **layers}
     net = Net(lambda s, x: op(s, x).sum(1), a=conv(3, 8), **layers).double().eval()
-    plan = fxprune.plan(fxprune.couple(net, images(example)), keep=0.5)
+    plan = fxprune.plan(fxprune.couple(net, (given(images(example)),)), keep=0.5)
     snapped = fxprune.snap(net, plan)
     return snapped, fxprune.narrow(snapped, plan)
 
@@ -60,6 +68,21 @@ class Twice(nn.Conv2d):
         return (super().forward(x) * y.mean(1, keepdim=True)).flatten(1)
 
 
+class Repeated(nn.Conv2d):
+    """Repeats channels as often as it is told."""
+
+    def forward(self, x, times):
+        return super().forward(x).mean((2, 3)).repeat_interleave(times, 1)
+
+
+class RowByRow(nn.Conv2d):
+    """Convolves each row of an image by itself; at one row, its views are none."""
+
+    def forward(self, x):
+        rows = x.reshape(-1, x.shape[1], 1, x.shape[3])
+        return super().forward(rows).reshape(x.shape[0], -1, *x.shape[2:])
+
+
 def flat(y):
     return y.flatten(1)
 
@@ -76,6 +99,18 @@ def cut_by_eight(y):
     return y.view(y.shape[0], -1, 8).amax(1)
 
 
+def named_by_height(y):
+    return y.view(y.shape[2], y.shape[1], -1)
+
+
+def unshuffled(y):
+    return F.pixel_unshuffle(y, y.shape[2])
+
+
+def windows(y):
+    return F.unfold(y, (y.shape[2], 1))
+
+
 @pytest.mark.parametrize(
     ("op", "layer", "example", "other"),
     [
@@ -88,6 +123,10 @@ def cut_by_eight(y):
         (lambda s, x: s.b(s.k(s.a(x)).mean((1, 2)).view(-1, 8)), Own(8, beside_batch), (1, 2, 4), (3, 2, 4)),
         (lambda s, x: s.b(s.k(x)), Own(3, cut_by_eight), (2, 2, 4), (2, 2, 1)),
         (lambda s, x: s.b(s.k(s.a(x))), Own(8, cut_by_eight), (2, 2, 4), (2, 2, 1)),
+        (lambda s, x: s.b(s.k(s.a(x)).amax(2)), Own(8, named_by_height), (2, 2, 4), (4, 2, 4)),
+        (lambda s, x: s.b(s.k(s.a(x)).amax((2, 3))), RowByRow(8, 8, 1), (2, 1, 4), (2, 2, 4)),
+        (lambda s, x: of_rows(s, s.k(x).amax((2, 3))), Own(3, unshuffled), (2, 2, 2), (2, 1, 1)),
+        (lambda s, x: of_rows(s, s.k(x).amax(2)), Own(3, windows), (2, 2, 4), (2, 1, 4)),
         (lambda s, x: s.k(x).sin(), Own(3, lambda y: y.flatten(1)[:, :8]), (2, 1, 1), (2, 2, 1)),
         (lambda s, x: F.linear(s.k(x), s.k.vector[None]), Weighted(3, 64), (2, 2, 4), (2, 4, 2)),
         (lambda s, x: F.linear(s.k(s.a(x)), s.k.vector[None]), Weighted(8, 64), (2, 2, 4), (2, 4, 2)),
@@ -125,16 +164,43 @@ def test_an_own_operator_may_bring_positions_by_a_number_or_in_a_list(name):
 
 
 @pytest.mark.parametrize(
-    "layer",
+    ("op", "layer", "given", "example", "other"),
     [
-        Own(8, lambda y: F.linear(y.permute(0, 2, 3, 1), torch.eye(8, dtype=y.dtype)).permute(0, 3, 1, 2)),
-        Own(8, lambda y: y.view(y.shape).relu()),
-        Own(8, lambda y: F.layer_norm(y.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2)),
-        Own(8, lambda y: F.group_norm(y, 2)),
-        Own(8, lambda y: y * y.mean((2, 3), keepdim=True).sigmoid()),
+        (lambda s, xs: of_rows(s, s.k(xs[0])), Own(3, flat), lambda x: [x], (2, 2, 2), (2, 1, 1)),
+        (lambda s, xs: of_rows(s, s.k(s.a(xs["a"]))), Own(8, flat), lambda x: {"a": x}, (2, 2, 2), (2, 1, 1)),
+        (lambda s, xs: of_rows(s, s.k(xs.x, xs.x.shape[2])), Repeated(3, 8, 1), Images, (2, 1, 1), (2, 2, 1)),
     ],
 )
-def test_an_own_layer_that_leaves_channels_binds_no_size(layer):
-    snapped, narrow = narrowed(lambda s, x: s.b(s.k(s.a(x)).amax((2, 3))), (2, 2, 4), k=layer)
+def test_inputs_in_a_list_a_dict_or_a_tuple_are_guarded(op, layer, given, example, other):
+    made = narrowed(op, example, given, k=layer)
+    assert_refused_at(*made, (given(images(example)),), (given(images(other)),))
+
+
+LEAVE = (
+    lambda y: y.view(y.shape).relu(),
+    lambda y: F.layer_norm(y.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2),
+    lambda y: F.group_norm(y, 2),
+    lambda y: y * y.mean((2, 3), keepdim=True).sigmoid(),
+    lambda y: y.flatten(2).transpose(1, 2).relu().mT[..., None],
+    lambda y: y.flatten(2).softmax(2).view(y.shape),
+    lambda y: F.unfold(y, 3, padding=1).view(y.shape[0], 8, 9, -1),
+    lambda y: F.pixel_unshuffle(F.pad(y, (0, 1, 0, 1)), 1),
+)
+# PyTorch computes it by other operators at 1x1.
+PRODUCT = (lambda y: F.linear(y.permute(0, 2, 3, 1), torch.eye(8, dtype=y.dtype)).permute(0, 3, 1, 2),)
+
+
+@pytest.mark.parametrize(
+    ("after", "example"), [(op, (2, 2, 4)) for op in LEAVE + PRODUCT] + [(op, (1, 1, 1)) for op in LEAVE]
+)
+def test_an_own_layer_that_leaves_channels_binds_no_size(after, example):
+    snapped, narrow = narrowed(lambda s, x: s.b(s.k(s.a(x)).flatten(2).amax(2)), example, k=Own(8, after))
     for shape in ((2, 2, 4), (3, 4, 2), (1, 1, 1)):
+        torch.testing.assert_close(narrow(images(shape)), snapped(images(shape)), rtol=1e-9, atol=1e-12)  # rounding
+
+
+def test_an_own_layer_at_one_size_takes_any_batch():
+    """A vector as long as its flattened image has one size."""
+    snapped, narrow = narrowed(lambda s, x: F.linear(s.k(x), s.k.vector[None]), (2, 2, 4), k=Weighted(3, 64))
+    for shape in ((1, 2, 4), (3, 2, 4)):
         torch.testing.assert_close(narrow(images(shape)), snapped(images(shape)), rtol=1e-9, atol=1e-12)  # rounding
