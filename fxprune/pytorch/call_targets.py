@@ -100,6 +100,7 @@ _LEADING: dict[CallTarget, tuple[str, ...]] = {
     torch.linalg.norm: ("A",),
     torch.linalg.vector_norm: ("x",),
     torch.bmm: ("input", "mat2"),
+    F.linear: ("input", "weight"),
     F.conv1d: ("input", "weight"),
     F.conv2d: ("input", "weight"),
     F.conv3d: ("input", "weight"),

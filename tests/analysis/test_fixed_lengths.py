@@ -132,6 +132,7 @@ IN_LAYERS = {
     "linear": lambda s, y, p: s.mix(p.permute(0, 2, 3, 1)),
     "linear of two rows": lambda s, y, p: s.mix(p[:, :, 1:3].permute(0, 2, 3, 1)),
     "linear with samples between": lambda s, y, p: s.mix(y[: y.shape[0] - 1].permute(2, 0, 3, 1)),
+    "einsum with a buffer": lambda s, y, p: torch.einsum("bchw,hk->bckw", p, s.table),
     "code of a layer's own": lambda s, y, p: s.tiles(p.flatten(2).mT),
     "view by the size of a buffer": lambda s, y, p: p.flatten(2).view(p.shape[0], 8, s.table.shape[0], -1),
 }

@@ -258,7 +258,8 @@ def test_hooks_for_gradients_that_the_new_network_lacks_are_named(make):
     model = fxprune.snap(model, plan)
     name, weight = next(model.named_parameters())
     handle = weight.register_hook(lambda gradient: gradient * 2)
-    with pytest.warns(CustomGradientWarning, match=f"hooks for the gradients of {name} are not part"):
+    with pytest.warns(CustomGradientWarning, match=f"hooks for the gradients of {name} are not part") as seen:
         make(model, plan)
+    assert [each.filename for each in seen] == [__file__]
     handle.remove()
     make(model, plan)

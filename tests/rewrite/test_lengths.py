@@ -94,6 +94,7 @@ def squeezed_in_place(s, z):
         (lambda s, y: squeezed_in_place(s, y.mean((2, 3), True)), (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.view(y.mean((2, 3)).squeeze()).softmax(0)[..., None, None], (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.shares(y.mean((2, 3)).squeeze())[..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: s.hooked(y.mean((2, 3)).squeeze())[..., None, None], (2, 1, 1), (1, 1, 1)),
         (lambda s, y: (y.mean((2, 3)).squeeze() + s.view.bias).softmax(0)[..., None, None], (2, 1, 1), (1, 1, 1)),
         (lambda s, y: s.by_batch(y.flatten(2).squeeze(0)).view(-1, 8, 4), (2, 2, 2), (1, 2, 2)),
         (lambda s, y: torch.einsum("bchw,bciw->bch", y, y).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
@@ -102,7 +103,8 @@ def squeezed_in_place(s, z):
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
     layers = {"head": linear(512, 4), "flat": nn.Flatten(0), "mix": linear(8, 8)}
-    layers |= {"view": nn.LayerNorm(8), "shares": Shares(8, 8)}
+    layers |= {"view": nn.LayerNorm(8), "shares": Shares(8, 8), "hooked": linear(8, 8)}
+    layers["hooked"].register_forward_hook(lambda layer, given, made: made.softmax(0))
     layers |= {"by_batch": nn.BatchNorm1d(8, affine=False, track_running_stats=False)}
     layers |= {"pool": nn.AdaptiveMaxPool2d((None, 1)), "up": nn.Upsample(scale_factor=0.5, mode="area")}
     net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)

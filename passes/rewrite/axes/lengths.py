@@ -125,7 +125,7 @@ class AxisLengths:
         if (dims := sources.along(node)) and not sources.keeps_places(node):
             summed = name in SUMS and len(first) == len(shape.sizes) and dim in dims
             return ONE if summed else self._agreed(sources.left(node, dim, len(shape.sizes)))
-        is_layer = (node.op == "call_module" or name in WEIGHTS) and len(first) == len(shape.sizes)
+        is_layer = node.op == "call_module" or name in WEIGHTS
         if is_layer and sources.is_linear(node) and last < -1:
             return self.of(given[0], dim)
         if is_layer and dim == 0 and name.startswith("conv") and f"{len(first) - 2}d" in name:  # of several images
@@ -170,7 +170,7 @@ class AxisLengths:
         at = dim - rank + len(self._sources.shape(given).sizes)
         if len(sizes) != rank:
             return None
-        return self.of(given, at) if isinstance(sizes[dim], int) and sizes[dim] == -1 else self.number(sizes[dim])
+        return self.of(given, at) if sizes[dim] == -1 else self.number(sizes[dim])
 
     def _leaves_axes(self, node: fx.Node, given: fx.Node, at: int | None) -> bool:
         """Tell whether a squeeze takes the same axes away for any inputs, or such behind this one."""

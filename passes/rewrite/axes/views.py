@@ -32,8 +32,9 @@ class CallReader:
         return shape
 
     def tensors(self, node: fx.Node) -> list[fx.Node]:
-        """List the tensors that a call reads, again where it reads one again."""
-        given = (each for each in pytree.tree_leaves((node.args, node.kwargs)) if isinstance(each, fx.Node))
+        """List the tensors that a call reads, its input first, again where it reads one again."""
+        arguments = positional(node.target, node.args, node.kwargs)
+        given = (each for each in pytree.tree_leaves(arguments) if isinstance(each, fx.Node))
         return [each for each in given if isinstance(self.coupling.nodes[each.name].value, Shape)]
 
     def call(self, node: fx.Node) -> fx.Node:

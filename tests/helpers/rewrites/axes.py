@@ -24,6 +24,7 @@ def axes_of(op):
         rows=linear(1, 4),
         up=nn.ConvTranspose2d(1, 4, 1),
         recurrent=nn.LSTM(8, 5, batch_first=True),
+        pad=nn.ReplicationPad1d(1),
     ).eval()
     orders = AxisOrders(fxprune.couple(net, torch.rand(2, 3, 4, 3)))
     given = list(orders.coupling.graph_module.graph.find_nodes(op="call_method", target="sum"))[-1].all_input_nodes[0]

@@ -13,6 +13,15 @@ import fxprune
 from fxprune.passes.rewrite.axes import AxisOrders, Part
 
 
+def in_pairs(y):
+    return y.permute(0, 2, 3, 1).reshape(y.shape[0], y.shape[2], -1, 2)
+
+
+def with_product(repeated, channels):
+    """Flatten what is repeated beside its product with channels, of which it gets as many."""
+    return torch.cat([repeated.flatten(), (repeated * channels).flatten()])
+
+
 @pytest.mark.parametrize(
     ("op", "wanted"),
     [
@@ -43,6 +52,12 @@ from fxprune.passes.rewrite.axes import AxisOrders, Part
         (lambda s, y: y.mean((2, 3))[None].expand((3, *y.shape[:2])), "3, b, 8: c8"),
         (lambda s, y: torch.cat([y.flatten(1), y[:, :, :2].flatten(1)], 1), "b, ?: c8 p4 p3 c8 p2 p3"),
         (lambda s, y: torch.cat([y.flatten(1), y.mean((2, 3))], 1), "b, ?: c8 p4 p3 c8"),
+        (lambda s, y: torch.cat([in_pairs(y), in_pairs(y).sin()], 2), "b, h, 8*w: p3 c4 p3 c4, 2"),
+        (lambda s, y: torch.hstack([y.flatten(1)[..., None]] * 2), "b, 16*h*w: c8 p4 p3 c8 p4 p3, 1"),
+        (lambda s, y: torch.column_stack([y.flatten(1)[..., None]] * 2), "b, 16*h*w: c8 p4 p3 c8 p4 p3, 1"),
+        (lambda s, y: with_product(y.mean((1, 2))[:, :1].tile(8), y.mean((2, 3))), "?: p2 c8 p1 p2 c8"),
+        (lambda s, y: with_product(y.mean((1, 2)).repeat(8, 1, 1), y.mean(2).transpose(0, 1)),
+         "16*b*w: c8 p2 p3 c8 p2 p3"),
         (lambda s, y: torch.cat([y.mean((2, 3))] * 3, 1), "b, 24: c24"),
         (lambda s, y: torch.concat(tensors=[y, y.sin()], dim=3), "b, 8: c8, h, 2*w"),
         (lambda s, y: torch.concatenate([y, y.sin()], axis=1), "b, 16: c16, h, w"),
@@ -81,6 +96,8 @@ from fxprune.passes.rewrite.axes import AxisOrders, Part
         (lambda s, y: y.flatten(1, 2) * torch.ones(3), "b, 8*h: c8 p4, ?"),
         (lambda s, y: torch.matmul(y.mT, other=y), "?, ?: c8, ?, ?"),
         (lambda s, y: F.unfold(y, 1), "b, 8: c8, ?"),
+        (lambda s, y: F.unfold(y.flatten(0, 1)[:, None], 2), "8*b: p2 c8, ?, ?"),
+        (lambda s, y: F.fold(y.flatten(2), (4, 3), 1), "b, 8: c8, ?, ?"),
         (lambda s, y: nn.Unfold(1)(y), "b, 8: c8, ?"),
         (lambda s, y: y.unfold(2, 2, 1), "b, 8: c8, ?, w, ?"),
         (lambda s, y: torch.tensordot(y.transpose(1, 2), torch.ones(3, 3), dims=1), "?, ?, ?: c8, ?"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,9 @@ from samples import Net, conv, linear
 from torch import nn
 
 import fxprune
+from fxprune.node_facts import NodeFacts, Shape
 from fxprune.passes.rewrite.axes import AxisOrders
+from fxprune.passes.rewrite.axes.in_order import InOrder
 from fxprune.plans import Plan
 
 
@@ -76,9 +81,15 @@ def test_a_view_parts_flattened_images_in_the_order_of_the_example(op, example, 
     refuses(*narrowed(op, [example]), [example], [other])
 
 
+def weighted(y, x):
+    """Multiply rows of images by a weight of channels, which is given first."""
+    return F.linear(weight=y.mean((0, 2)), input=x.mean((1, 2)))
+
+
 @pytest.mark.parametrize(
     ("op", "example", "other"),
     [
+        (lambda y, x: total(weighted(y, x).flatten() + weighted(y, x).t().flatten()), (1, 4, 1), (2, 4, 1)),
         (lambda y, x: total(y.flatten() + y.transpose(0, 1).flatten()), (1, 4, 1), (2, 4, 1)),
         (lambda y, x: total(y.flatten(1, 2) + y.transpose(1, 2).flatten(1, 2)), (2, 1, 4), (2, 4, 4)),
         (lambda y, x: total(torch.where(y.flatten() > 0.1, 1, y.permute(1, 0, 2, 3).ravel())), (1, 4, 1), (2, 4, 1)),
@@ -174,6 +185,19 @@ def test_a_squeeze_before_an_extreme_keeps_its_channels():
     plan = fxprune.plan(fxprune.couple(net, x), widths={"a.weight": 1})
     snapped = fxprune.snap(net, plan)
     torch.testing.assert_close(fxprune.narrow(snapped, plan)(x), snapped(x), rtol=1e-9, atol=0)  # rounding of float64
+
+
+def test_facts_of_a_deep_graph_are_found_within_the_stack():
+    """Each fact asks for that of the node before it."""
+    graph = torch.fx.Graph()
+    nodes = [graph.placeholder("x")]
+    while len(nodes) < 2 * sys.getrecursionlimit():
+        nodes.append(graph.call_method("relu", (nodes[-1],)))
+    graph.output(nodes[-1])
+    facts = {node.name: NodeFacts(Shape((2,), (None,)), (), ()) for node in graph.nodes}
+    coupling = SimpleNamespace(nodes=facts, graph_module=torch.fx.GraphModule(nn.Module(), graph))
+    depths = InOrder(coupling, lambda node, dim: 1 + sum(depths(each, dim) for each in node.all_input_nodes))
+    assert depths(nodes[-1], 0) == len(nodes)
 
 
 def order_of(op, shape):

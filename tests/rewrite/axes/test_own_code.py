@@ -136,6 +136,21 @@ def test_an_own_layer_that_lays_out_channels_anew_runs_at_the_sizes_of_the_examp
     assert_refused_at(*narrowed(op, example, k=layer), (images(example),), (images(other),))
 
 
+@pytest.mark.parametrize("width", [3, 8])
+def test_an_own_layer_whose_weights_make_channels_binds_no_batch(width):
+    """Whether an image or channels of another layer go into it."""
+    snapped, narrow = narrowed(lambda s, x: s.b(s.k(x if width == 3 else s.a(x))), (2, 1, 1), k=Own(width, flat))
+    torch.testing.assert_close(narrow(images((3, 1, 1))), snapped(images((3, 1, 1))), rtol=1e-9, atol=1e-12)  # rounding
+
+
+def test_a_hook_that_leaves_flattened_channels_binds_how_many_they_are_alone():
+    layer = nn.ReLU()
+    layer.register_forward_hook(lambda module, given, made: made * 2)
+    snapped, narrow = narrowed(lambda s, x: s.k(s.a(x).flatten(1)).view(x.shape[0], 8, -1).amax(2), (2, 2, 4), k=layer)
+    for shape in ((3, 2, 4), (2, 4, 2), (1, 8, 1)):
+        torch.testing.assert_close(narrow(images(shape)), snapped(images(shape)), rtol=1e-9, atol=1e-12)  # rounding
+
+
 def test_the_results_of_an_own_layer_are_those_of_any_tuple():
     snapped, narrow = narrowed(lambda s, x: s.c(s.k(x)[0]), (2, 2, 4), k=Own(3, flat_and_whole), c=linear(64, 4))
     torch.testing.assert_close(narrow(images((2, 2, 4))), snapped(images((2, 2, 4))), rtol=1e-9, atol=1e-12)  # rounding
