@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from fxprune.arguments.inputs import Inputs
-from fxprune.errors import CaptureError
+from fxprune.errors import FxpruneError
 from fxprune.pytorch.torch_private import pytree
 
 from .state import AnalysisState
@@ -47,7 +47,7 @@ def bounds(found: Layouts, inputs: Inputs, run: Callable[[Inputs], Layouts]) -> 
     Args:
         found: the layouts at the example.
         inputs: the example.
-        run: returns the layouts at other inputs; raises CaptureError where the network does not run on them.
+        run: returns the layouts at other inputs; raises FxpruneError where the network does not run on them.
     """
     if not found:
         return {}
@@ -55,7 +55,7 @@ def bounds(found: Layouts, inputs: Inputs, run: Callable[[Inputs], Layouts]) -> 
     for others in _of_other_sizes(inputs):
         try:
             again = run(others)
-        except CaptureError:
+        except FxpruneError:
             continue
         differ = {name for name in found if again.get(name) != found[name]}
         break
@@ -63,7 +63,7 @@ def bounds(found: Layouts, inputs: Inputs, run: Callable[[Inputs], Layouts]) -> 
         return {}
     try:
         again = run(_resized(inputs, lambda rank, dim: 1))
-    except CaptureError:
+    except FxpruneError:
         again = {}
     return {name: "images" if again.get(name) == found[name] else "all" for name in differ}
 
