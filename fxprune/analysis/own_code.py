@@ -6,7 +6,8 @@ are from. It runs again on the meta device at other sizes; where it lays out cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -51,45 +52,74 @@ def bounds(found: Layouts, inputs: Inputs, run: Callable[[Inputs], Layouts]) -> 
     """
     if not found:
         return {}
-    differ = {*found}
-    for others in _of_other_sizes(inputs):
-        try:
-            again = run(others)
-        except FxpruneError:
-            continue
-        differ = {name for name in found if again.get(name) != found[name]}
-        break
-    if not differ:
-        return {}
-    try:
-        again = run(_resized(inputs, lambda rank, dim: 1))
-    except FxpruneError:
-        again = {}
-    return {name: "images" if again.get(name) == found[name] else "all" for name in differ}
+    images, sequences = _first(run, _of_other_images(inputs)), _first(run, _of_other_sequences(inputs))
+    runs = [again for again in (images, sequences) if again is not None]
+    differ = [name for name in found if not runs or any(again.get(name) != found[name] for again in runs)]
+    batch = (_first(run, (_resized(inputs, each, _same) for each in _MORE)) or {}) if differ else {}
+    return {name: "images" if batch.get(name) == found[name] else "all" for name in differ}
 
 
-def _of_other_sizes(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs with one sample more: images of other sizes, or sequences of another length."""
-    yield _resized(inputs, lambda rank, dim: 1 if dim < 2 else 3 if 3 < rank == dim + 1 else 2)
-    yield _resized(inputs, lambda rank, dim: 1 if dim < 2 else 2)
-    yield _resized(inputs, lambda rank, dim: 2 if dim == 1 else 1)
+def _first(run: Callable[[Inputs], Layouts], others: Iterator[Inputs]) -> Layouts | None:
+    """Return the layouts at the first inputs on which the network runs."""
+    for inputs in others:
+        with contextlib.suppress(FxpruneError):
+            return run(inputs)
+    return None
 
 
-def _resized(inputs: Inputs, times: Callable[[int, int], int]) -> Inputs:
-    """Copy the inputs with one sample more, and each axis some times as long, by its number."""
-    batch = batch_of(inputs)
+# Other lengths of an axis, by the rank, the number and the length of it.
+_Change = Callable[[int, int, int], int]
+
+# Numbers of samples, of one: another, as segments of videos are, and the same.
+_MORE: tuple[Callable[[int], int], ...] = (lambda samples: samples + 1, lambda samples: 2 * samples)
+_SAMPLES = (*_MORE, lambda samples: samples)
+
+
+def _same(rank: int, dim: int, size: int) -> int:
+    return size
+
+
+def _of_other_images(inputs: Inputs) -> Iterator[Inputs]:
+    """Yield inputs of more samples, of which all axes behind the channels have other lengths."""
+    changes: tuple[_Change, ...] = (
+        lambda rank, dim, size: size if dim < 2 else size * (3 if 3 < rank == dim + 1 else 2),
+        lambda rank, dim, size: size if dim < 2 else 2 * size,
+        lambda rank, dim, size: size if dim < 2 else max(size // 2, 1),
+    )
+    return _others(inputs, changes)
+
+
+def _of_other_sequences(inputs: Inputs) -> Iterator[Inputs]:
+    """Yield inputs of more samples, of which those of at most three axes have another length."""
+    changes: tuple[_Change, ...] = (
+        lambda rank, dim, size: 2 * size if rank < 4 and dim == 1 else size,
+        lambda rank, dim, size: max(size // 2, 1) if rank < 4 and dim == 1 else size,
+    )
+    return _others(inputs, changes)
+
+
+def _others(inputs: Inputs, changes: Iterable[_Change]) -> Iterator[Inputs]:
+    before = [x.shape[1:] for x in _tensors(inputs)]
+    for samples in _SAMPLES:
+        for change in changes:
+            others = _resized(inputs, samples, change)
+            if [x.shape[1:] for x in _tensors(others)] != before:
+                yield others
+
+
+def _resized(inputs: Inputs, samples: Callable[[int], int], change: _Change) -> Inputs:
+    """Copy the inputs with another number of samples, and other lengths, without numbers."""
+    batch = next((len(x) for x in _tensors(inputs)), 0)
 
     def resized(x: torch.Tensor) -> torch.Tensor:
-        sizes = [size * times(x.dim(), dim) for dim, size in enumerate(x.shape)]
-        if x.dim() and x.shape[0] == batch:
-            sizes[0] = batch + 1
+        sizes = [change(x.dim(), dim, size) for dim, size in enumerate(x.shape)]
+        if x.dim() and len(x) == batch:
+            sizes[0] = samples(batch)
         return torch.empty(sizes, dtype=x.dtype, device="meta")
 
     made: Inputs = pytree.tree_map_only(torch.Tensor, resized, inputs)
     return made
 
 
-def batch_of(inputs: Inputs) -> int:
-    """Return how many samples the inputs are: the first length of the first tensor."""
-    tensors = (x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim())
-    return next((len(x) for x in tensors), 0)
+def _tensors(inputs: Inputs) -> list[torch.Tensor]:
+    return [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim()]

@@ -219,3 +219,51 @@ def test_an_own_layer_at_one_size_takes_any_batch():
     snapped, narrow = narrowed(lambda s, x: F.linear(s.k(x), s.k.vector[None]), (2, 2, 4), k=Weighted(3, 64))
     for shape in ((1, 2, 4), (3, 2, 4)):
         torch.testing.assert_close(narrow(images(shape)), snapped(images(shape)), rtol=1e-9, atol=1e-12)  # rounding
+
+
+class Turned(nn.Linear):
+    """Takes the places of tokens for eight."""
+
+    def forward(self, x):
+        return super().forward(x).mT.reshape(len(x), -1, 8).amax(1)
+
+
+class Words(nn.Module):
+    """Tokens, beside images or alone."""
+
+    def __init__(self, turned):
+        super().__init__()
+        self.table, self.read, self.last = nn.Embedding(10, 8), turned, nn.Linear(8, 4)
+        self.a = nn.Conv2d(3, 8, 1)
+
+    def forward(self, words, images=None):
+        found = self.last(self.read(self.table(words)))
+        return found if images is None else found + self.last(self.a(images).amax((2, 3)))
+
+
+def words(count, length):
+    return torch.arange(count * length).view(count, length) % 10
+
+
+@pytest.mark.parametrize("more", [(), (images((2, 4, 4)),)])
+def test_the_length_of_a_sequence_may_bind_own_code(more):
+    torch.manual_seed(0)
+    net = Words(Turned(8, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, (words(2, 8), *more)), keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    assert_refused_at(snapped, fxprune.narrow(snapped, plan), (words(2, 8), *more), (words(2, 4), *more))
+
+
+class Shifted(nn.Conv2d):
+    """Shifts channels between the four frames of a clip."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        clips = y.view(-1, 4, *y.shape[1:])
+        return torch.cat([clips[:, :1], clips[:, :-1]], 1).view(y.shape)
+
+
+def test_own_code_takes_clips_of_more_samples():
+    snapped, narrow = narrowed(lambda s, x: s.b(s.k(s.a(x)).amax((2, 3))), (4, 2, 4), k=Shifted(8, 8, 1))
+    for shape in ((4, 2, 4), (8, 3, 2), (12, 1, 1)):
+        torch.testing.assert_close(narrow(images(shape)), snapped(images(shape)), rtol=1e-9, atol=1e-12)  # rounding
