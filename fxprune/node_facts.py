@@ -62,8 +62,8 @@ class NodeFacts:
         guarded: axes that hold channels only where they are as long as at the analysed input.
         squeezed: axes of what a squeeze gets that it may remove, or leave, for other inputs.
         is_mask: the value is a tensor of truth values: as an index, it takes as many axes as it has.
-        binds: sizes of the inputs that must stay as in the example, since a user's own code inside the call may lay
-            out channels otherwise for others: ``images`` (all but the batch), or ``all``.
+        binds: axes of the inputs, by name and number, that must be as long as in the example, since a user's own code
+            inside the call may lay out channels otherwise for others.
         put_back: the view with a step to which the node writes: a copy in a narrow network.
     """
 
@@ -74,5 +74,5 @@ class NodeFacts:
     guarded: tuple[int, ...] = ()
     squeezed: tuple[int, ...] = ()
     is_mask: bool = False
-    binds: str = ""
+    binds: frozenset[tuple[str, int]] = frozenset()
     put_back: str = ""

@@ -53,7 +53,7 @@ TESTS = (
     "csgd/test_csgd.py",
     "rewrite/test_views.py", "rewrite/test_cuts.py", "rewrite/test_flattened_views.py", "rewrite/test_lengths.py",
     "rewrite/axes/test_axis_orders.py", "rewrite/axes/test_axes_of_calls.py", "rewrite/axes/test_axes_of_views.py",
-    "rewrite/axes/test_guarded_places.py", "rewrite/axes/test_own_code.py",
+    "rewrite/axes/test_guarded_places.py", "rewrite/axes/test_own_code.py", "rewrite/axes/test_own_inputs.py",
     "rewrite/test_groups.py", "rewrite/test_written_views.py", "rewrite/test_absorb_shared.py",
     "analysis/test_channels.py", "analysis/test_fixed_lengths.py",
     "analysis/test_layer_inputs.py", "analysis/test_input_lengths.py", "analysis/test_repeats.py",

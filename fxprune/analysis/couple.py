@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.arguments.inputs import Inputs, as_inputs, as_meta, without_numbers
+from fxprune.arguments.inputs import Inputs, as_inputs, as_meta, input_names, without_numbers
 from fxprune.arguments.outputs import Outputs, as_outputs
 from fxprune.capture import WAYS, capture, captures
 from fxprune.common.threads import one_thread
@@ -194,8 +194,11 @@ class _Search:
         """Return a coupling that tells to which sizes own code is bound."""
         at_example, run = self.runs[found]
         bound = bounds(at_example, self.inputs, run)
-        nodes = {name: replace(facts, binds=bound.get(name, "")) for name, facts in found.coupling.nodes.items()}
-        return replace(found.coupling, nodes=nodes) if bound else found.coupling
+        names = input_names(found.coupling.graph_module.graph, self.inputs)
+        axes = {node: frozenset((names[at], dim) for at, dim in each) for node, each in bound.items()}
+        nodes = found.coupling.nodes
+        bound_nodes = {name: replace(nodes[name], binds=each) for name, each in axes.items()}
+        return replace(found.coupling, nodes={**nodes, **bound_nodes})
 
 
 def _least(*analyses: Analysis) -> Analysis:

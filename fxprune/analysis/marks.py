@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx
@@ -96,7 +97,8 @@ class NodeNotes:
         guarded: axes of results that hold channels only where they are as long as at the analysed input.
         squeezed: axes of what a squeeze gets that it may remove, or leave, for other inputs.
         masks: nodes that are tensors of truth values: as an index, such a tensor takes as many axes as it has.
-        inside: calls of a user's own code, and of each operator inside its name and the ids on the axes that it made.
+        inside: calls of a user's own code, and what operators inside make: ids on axes, and shapes, once each.
+        lays_out: those of them that move, join or cut axes.
         put_back: nodes that write to a view with a step, and the node that made this view.
     """
 
@@ -108,7 +110,8 @@ class NodeNotes:
     guarded: dict[str, list[int]] = field(default_factory=dict)
     squeezed: dict[str, list[int]] = field(default_factory=dict)
     masks: set[str] = field(default_factory=set)
-    inside: dict[str, list[tuple[str, list[Axes]]]] = field(default_factory=dict)
+    inside: dict[str, dict[Any, tuple[Axes, tuple[int, ...]]]] = field(default_factory=dict)
+    lays_out: set[str] = field(default_factory=set)
     put_back: dict[str, str] = field(default_factory=dict)
 
     def count_macs(self, node: fx.Node | None, macs: int, *axes: Ids | None) -> None:

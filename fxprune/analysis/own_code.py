@@ -1,13 +1,17 @@
-"""Tell which sizes of the inputs a user's own code is bound to, by a run at other sizes.
+"""Tell which axes of the inputs a user's own code is bound to, by runs at other sizes.
 
 Capture keeps such code whole: the sizes that a view inside of it states are numbers, of which nothing tells where they
-are from. It runs again on the meta device at other sizes; where it lays out channels as before, it takes any.
+are from. The network runs again on the meta device, with other lengths of one kind of axis of its inputs after the
+other; where the code lays out channels as before, it takes any.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -15,109 +19,173 @@ from fxprune.arguments.inputs import Inputs
 from fxprune.errors import FxpruneError
 from fxprune.pytorch.torch_private import pytree
 
+from .channels import Ids
 from .state import AnalysisState
 
-# Of each call, and each operator inside of it: the name, and the channels on each axis that it made.
-Layouts = Mapping[str, list[tuple[str, list[bytes | None]]]]
 
+class Layout(NamedTuple):
+    """What operators inside of a call make: channels on axes, and shapes."""
+
+    channels: frozenset[tuple[str, ...]]
+    shapes: frozenset[tuple[int, ...]]
+
+
+# Of each call that lays out axes.
+Layouts = Mapping[str, Layout]
+InputAxis = tuple[int, int]  # the number of a tensor of the inputs, and of its axis
+_Change = Mapping[InputAxis, int]  # other lengths of some
+
+_VIEWS = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten"})
 # Operators that move, join or cut what lies on axes; all others leave it.
-_LAYS_OUT = frozenset({
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "as_strided", "unfold", "repeat",
-    "im2col", "col2im", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "cat", "stack",
-    "slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "unbind", "roll",
-    "index", "index_select", "gather", "repeat_interleave", "constant_pad_nd",
-})  # fmt: skip
+_LAYS_OUT = _VIEWS | {
+    "as_strided", "unfold", "repeat", "im2col", "col2im", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "native_channel_shuffle", "cat", "stack", "slice", "narrow", "select", "split", "split_with_sizes", "chunk",
+    "unsafe_chunk", "unsafe_split", "unbind", "roll", "index", "index_select", "gather", "repeat_interleave",
+    "constant_pad_nd",
+}  # fmt: skip
+# Lengths that windows inside of a call, and strides in front of it, do not bring to one.
+_LONG, _VERY_LONG = 16, 64
+
+
+def lays_out(operator: str, *, weights: bool) -> bool:
+    """Tell whether an operator may lay out axes by sizes; of weights, a view does not."""
+    return operator in (_LAYS_OUT - _VIEWS if weights else _LAYS_OUT)
 
 
 def layouts(state: AnalysisState) -> Layouts:
     """Describe where own code that lays out axes puts channels."""
-    channel = state.channels.channel
-    return {
-        name: [
-            (operator, [None if ids is None else channel(ids).tobytes() for axes in made for ids in axes])
-            for operator, made in steps
-        ]
-        for name, steps in state.notes.inside.items()
-        if any(operator in _LAYS_OUT for operator, _ in steps)
-    }
+    known: dict[int, str] = {}
+
+    def described(ids: Ids) -> str:
+        if id(ids) not in known:
+            known[id(ids)] = hashlib.sha256(state.channels.channel(ids).tobytes()).hexdigest()
+        return known[id(ids)]
+
+    found = {}
+    for name, steps in state.notes.inside.items():
+        if name not in state.notes.lays_out:
+            continue
+        made = steps.values()
+        channels = frozenset(tuple(described(ids) for ids in axes if ids is not None) for axes, _ in made)
+        found[name] = Layout(channels, frozenset(shape for _, shape in made))
+    return found
 
 
-def bounds(found: Layouts, inputs: Inputs, run: Callable[[Inputs], Layouts]) -> dict[str, str]:
-    """Map calls of own code to the sizes that they are bound to: ``images`` or ``all``.
+def bounds(found: Layouts, inputs: Inputs, run: Callable[[Inputs], Layouts]) -> dict[str, frozenset[InputAxis]]:
+    """Map calls of own code to the axes of inputs that they are bound to.
 
     Args:
         found: the layouts at the example.
         inputs: the example.
         run: returns the layouts at other inputs; raises FxpruneError where the network does not run on them.
     """
-    if not found:
-        return {}
-    images, sequences = _first(run, _of_other_images(inputs)), _first(run, _of_other_sequences(inputs))
-    runs = [again for again in (images, sequences) if again is not None]
-    differ = [name for name in found if not runs or any(again.get(name) != found[name] for again in runs)]
-    batch = (_first(run, (_resized(inputs, each, _same) for each in _MORE)) or {}) if differ else {}
-    return {name: "images" if batch.get(name) == found[name] else "all" for name in differ}
+    return _Runs(found, inputs, run).bounds() if found else {}
 
 
-def _first(run: Callable[[Inputs], Layouts], others: Iterator[Inputs]) -> Layouts | None:
-    """Return the layouts at the first inputs on which the network runs."""
-    for inputs in others:
-        with contextlib.suppress(FxpruneError):
-            return run(inputs)
-    return None
+class _Runs:
+    """Runs of a network at other sizes, each once; arguments are those of :func:`bounds`."""
+
+    def __init__(self, found: Layouts, inputs: Inputs, run: Callable[[Inputs], Layouts]) -> None:
+        self._found, self._inputs, self._run = found, inputs, run
+        self._shapes = [tuple(x.shape) for x in _tensors(inputs)]
+        self._known: dict[frozenset[tuple[InputAxis, int]], Layouts | None] = {}
+
+    def bounds(self) -> dict[str, frozenset[InputAxis]]:
+        """Change one kind of axes after the other, on top of those that bind nothing."""
+        free: dict[str, dict[InputAxis, int]] = {name: {} for name in self._found}
+        agreed: dict[InputAxis, int] = {}
+        waiting = list(_kinds(self._shapes))
+        for kind in waiting:
+            changes = self._taken(kind, agreed)
+            waiting += [] if changes else _parts(kind)
+            alike = [name for name in self._found if changes and all(self._is_alike(name, each) for each in changes)]
+            for name in alike:
+                free[name] |= changes[-1]
+            if len(alike) == len(self._found):
+                agreed |= changes[-1]
+        axes = frozenset((at, dim) for at, shape in enumerate(self._shapes) for dim in range(len(shape)))
+        return {
+            name: axes - each.keys() if each and self._is_alike(name, each) else axes for name, each in free.items()
+        }
+
+    def _taken(self, kind: tuple[InputAxis, ...], agreed: _Change) -> list[_Change]:
+        """Return a change of axes that the network takes, and a longer one if calls see none."""
+        for on in (agreed, {}) if agreed else ({},):
+            for change in _changes(kind, self._shapes):
+                if (again := self._at({**on, **change})) is None:
+                    continue
+                before = self._at(on) or {}
+                is_seen = all(name in again and again[name].shapes != before[name].shapes for name in self._found)
+                longer = {axis: length * math.ceil(_VERY_LONG / max(length, 1)) for axis, length in change.items()}
+                taken = [] if is_seen or self._at({**on, **longer}) is None else [{**on, **longer}]
+                return [{**on, **change}, *taken]
+        return []
+
+    def _is_alike(self, name: str, change: _Change) -> bool:
+        """Tell whether a call lays out channels as at the example."""
+        again = (self._at(change) or {}).get(name)
+        return again is not None and again.channels == self._found[name].channels
+
+    def _at(self, change: _Change) -> Layouts | None:
+        """Return the layouts at other inputs; None: the network does not run there."""
+        if not change:
+            return self._found
+        key = frozenset(change.items())
+        if key not in self._known:
+            self._known[key] = None
+            with contextlib.suppress(FxpruneError):
+                self._known[key] = self._run(_changed(self._inputs, change))
+        return self._known[key]
 
 
-# Other lengths of an axis, by the rank, the number and the length of it.
-_Change = Callable[[int, int, int], int]
-
-# Numbers of samples, of one: another, as segments of videos are, and the same.
-_MORE: tuple[Callable[[int], int], ...] = (lambda samples: samples + 1, lambda samples: 2 * samples)
-_SAMPLES = (*_MORE, lambda samples: samples)
-
-
-def _same(rank: int, dim: int, size: int) -> int:
-    return size
+def _kinds(shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[InputAxis, ...]]:
+    """Yield the axes that may change together: samples, and all others of one length."""
+    axes = [(at, dim) for at, shape in enumerate(shapes) for dim in range(len(shape))]
+    for is_first in (True, False):
+        each = [(at, dim) for at, dim in axes if (dim == 0) is is_first]
+        for length in dict.fromkeys(shapes[at][dim] for at, dim in each):
+            yield tuple((at, dim) for at, dim in each if shapes[at][dim] == length)
 
 
-def _of_other_images(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs of more samples, of which all axes behind the channels have other lengths."""
-    changes: tuple[_Change, ...] = (
-        lambda rank, dim, size: size if dim < 2 else size * (3 if 3 < rank == dim + 1 else 2),
-        lambda rank, dim, size: size if dim < 2 else 2 * size,
-        lambda rank, dim, size: size if dim < 2 else max(size // 2, 1),
-    )
-    return _others(inputs, changes)
+def _parts(kind: tuple[InputAxis, ...]) -> list[tuple[InputAxis, ...]]:
+    """Take a kind of axes apart: by tensors, or one by one."""
+    tensors = dict.fromkeys(at for at, _ in kind)
+    if len(tensors) > 1:
+        return [tuple(axis for axis in kind if axis[0] == at) for at in tensors]
+    return [(axis,) for axis in kind] if len(kind) > 1 else []
 
 
-def _of_other_sequences(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs of more samples, of which those of at most three axes have another length."""
-    changes: tuple[_Change, ...] = (
-        lambda rank, dim, size: 2 * size if rank < 4 and dim == 1 else size,
-        lambda rank, dim, size: max(size // 2, 1) if rank < 4 and dim == 1 else size,
-    )
-    return _others(inputs, changes)
+def _changes(kind: tuple[InputAxis, ...], shapes: Sequence[tuple[int, ...]]) -> Iterator[_Change]:
+    """Yield other lengths of some axes, if possible unlike each other, then alike.
+
+    Of long ones, the shorter ones come first, which cost less.
+    """
+    at, dim = kind[0]
+    length = shapes[at][dim]
+    if dim == 0 and len(shapes[at]) > 1:  # one sample more, or whole clips
+        yield dict.fromkeys(kind, length + 1)
+        yield dict.fromkeys(kind, 2 * length)
+        return
+    times = max(2, math.ceil(_LONG / max(length, 1)))
+    dims = sorted({dim for _, dim in kind})
+    longer = [{(at, dim): length * (times + dims.index(dim)) for at, dim in kind}, dict.fromkeys(kind, length * times)]
+    shorter = [{(at, dim): length >> (1 + dims.index(dim)) for at, dim in kind}, dict.fromkeys(kind, length // 2)]
+    found = [*shorter, *longer] if length >= _VERY_LONG else [*longer, *shorter]
+    yield from (change for at, change in enumerate(found) if min(change.values()) > 0 and change not in found[:at])
 
 
-def _others(inputs: Inputs, changes: Iterable[_Change]) -> Iterator[Inputs]:
-    before = [x.shape[1:] for x in _tensors(inputs)]
-    for samples in _SAMPLES:
-        for change in changes:
-            others = _resized(inputs, samples, change)
-            if [x.shape[1:] for x in _tensors(others)] != before:
-                yield others
+def _changed(inputs: Inputs, change: _Change) -> Inputs:
+    """Copy the inputs with other lengths, without numbers."""
+    numbers: Iterable[int] = iter(range(len(_tensors(inputs))))
 
-
-def _resized(inputs: Inputs, samples: Callable[[int], int], change: _Change) -> Inputs:
-    """Copy the inputs with another number of samples, and other lengths, without numbers."""
-    batch = next((len(x) for x in _tensors(inputs)), 0)
-
-    def resized(x: torch.Tensor) -> torch.Tensor:
-        sizes = [change(x.dim(), dim, size) for dim, size in enumerate(x.shape)]
-        if x.dim() and len(x) == batch:
-            sizes[0] = samples(batch)
+    def changed(x: torch.Tensor) -> torch.Tensor:
+        if not x.dim():
+            return x
+        at = next(iter(numbers))
+        sizes = [change.get((at, dim), size) for dim, size in enumerate(x.shape)]
         return torch.empty(sizes, dtype=x.dtype, device="meta")
 
-    made: Inputs = pytree.tree_map_only(torch.Tensor, resized, inputs)
+    made: Inputs = pytree.tree_map_only(torch.Tensor, changed, inputs)
     return made
 
 

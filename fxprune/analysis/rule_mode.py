@@ -18,6 +18,7 @@ from .labels import Label, tensors_in
 from .lengths import factors_behind
 from .operation import unlabelled
 from .origins import CONSTANT_TABLE
+from .own_code import lays_out
 from .rules import POINTWISE, Entry, entry_of
 from .state import AnalysisState
 
@@ -89,9 +90,12 @@ class RuleMode(MetaMode):
         for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
             label = Label(axes, is_parameter, from_parameters, constant, table, waits, factors)
             self.state.labels.attach(tensor, label)
-        node = call.node
-        if node is not None and not from_parameters and (runs_own_code(node) or is_own_function(node)):
-            self.state.notes.inside.setdefault(node.name, []).append((call.name, answer))
+        if call.node is not None and (runs_own_code(call.node) or is_own_function(call.node)):
+            inside = self.state.notes.inside.setdefault(call.node.name, {})
+            made = zip(answer, (tuple(x.shape) for x in call.outs), strict=True)
+            inside |= {(shape, *map(id, axes)): (axes, shape) for axes, shape in made}
+            if lays_out(call.name, weights=from_parameters):
+                self.state.notes.lays_out.add(call.node.name)
 
     def _dropped(self, call: Call, tensor: torch.Tensor, label: Label) -> Label:
         """Freeze the channels of a table, which carries none from here on."""

@@ -121,6 +121,19 @@ def in_order(graph: fx.Graph, inputs: Inputs) -> tuple[Any, ...]:
     return tuple(inputs[str(n.target)] if str(n.target) in inputs else n.args[0] for n in placeholders)
 
 
+def input_names(graph: fx.Graph, inputs: Inputs) -> list[str]:
+    """Name each tensor of the inputs that has axes, as ``x`` or ``x['images']``."""
+    placeholders: list[fx.Node] = graph.find_nodes(op="placeholder")
+    nodes: dict[Any, fx.Node] = {str(n.target): n for n in placeholders} | dict(enumerate(placeholders))
+    names = []
+    given: Any = inputs.items() if isinstance(inputs, dict) else enumerate(inputs)
+    for key, value in given:
+        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+            if isinstance(leaf, torch.Tensor) and leaf.dim():
+                names.append(f"{nodes[key]}{pytree.keystr(path)}")
+    return names
+
+
 def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
     """Convert the floating-point inputs to the dtype of the model's parameters."""
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from torch import fx
@@ -48,32 +48,26 @@ def length_in(site: Site, shape: Shape, dim: int) -> int:
     return shape.sizes[dim] if codes is None else int(site.kept(codes).sum())
 
 
-def guard_inputs(site: Site, *, batch: bool = True) -> None:
+def guard_inputs(site: Site, axes: Set[tuple[str, int]] | None = None) -> None:
     """Guard the sizes of all inputs, where a tensor was flattened in a way that is not known.
 
     Args:
         site: a call that reads it.
-        batch: also the number of samples, which is the first length of the first input.
+        axes: these axes of inputs only, by name and number.
     """
     guards = site.graph.find_nodes(op="call_function", target=guard_equal)
     known = {guard.meta.get(_OF_INPUTS) for guard in guards}
-    tensors = [
-        (node, path, each)
-        for node in site.graph.find_nodes(op="placeholder")
-        for path, each in pytree.tree_flatten_with_path(site.coupling.nodes[node.name].value)[0]
-        if isinstance(each, Shape) and each.sizes
-    ]
-    samples = tensors[0][2].sizes[0] if tensors else 0
-    for node, path, shape in tensors:
-        name = f"{node}{pytree.keystr(path)}"
-        open_dims = (0,) if not batch and shape.sizes[0] == samples else ()
-        dims = [dim for dim in range(len(shape.sizes)) if dim not in open_dims and (name, dim) not in known]
-        given = _leaf(site, node, path) if dims else node
-        for dim in dims:
-            found = site.graph.create_node("call_method", "size", (given, dim))
-            where = f"size {dim} of `{name}`, flattened before `{site.node}`,"
-            guard = site.call(guard_equal, found, shape.sizes[dim], where)
-            guard.meta[_OF_INPUTS] = name, dim
+    for node in site.graph.find_nodes(op="placeholder"):
+        for path, shape in pytree.tree_flatten_with_path(site.coupling.nodes[node.name].value)[0]:
+            name = f"{node}{pytree.keystr(path)}"
+            sizes = shape.sizes if isinstance(shape, Shape) else ()
+            wanted = [(name, dim) for dim in range(len(sizes)) if axes is None or (name, dim) in axes]
+            dims = [dim for _, dim in wanted if (name, dim) not in known]
+            given = _leaf(site, node, path) if dims else node
+            for dim in dims:
+                found = site.graph.create_node("call_method", "size", (given, dim))
+                where = f"size {dim} of `{name}`, flattened before `{site.node}`,"
+                site.call(guard_equal, found, sizes[dim], where).meta[_OF_INPUTS] = name, dim
 
 
 def _leaf(site: Site, node: fx.Node, path: Sequence[Any]) -> fx.Node:
@@ -162,7 +156,7 @@ def guard_places(site: Site) -> None:
 def _guard_own_code(site: Site) -> None:
     """Guard sizes where code that is not PyTorch's may lay out channels otherwise for others."""
     if (binds := site.coupling.nodes[site.node.name].binds) and _narrows(site):
-        guard_inputs(site, batch=binds == "all")
+        guard_inputs(site, binds)
 
 
 def _narrows(site: Site) -> bool:
