@@ -95,6 +95,8 @@ def with_product(repeated, channels):
         (lambda s, y: y.permute(2, 3, 0, 1).flatten(0, 2), "b*h*w, 8: c8"),
         (lambda s, y: y.flatten(1, 2) * torch.ones(3), "b, 8*h: c8 p4, ?"),
         (lambda s, y: torch.matmul(y.mT, other=y), "?, ?: c8, ?, ?"),
+        (lambda s, y: F.adaptive_max_pool2d(y.flatten(0, 1)[:, None], 2), "?: p2 c8, ?, ?, ?"),
+        (lambda s, y: nn.AdaptiveAvgPool1d(2)(y.flatten(0, 1)[:, None, 0]), "?: p2 c8, ?, ?"),
         (lambda s, y: F.unfold(y, 1), "b, 8: c8, ?"),
         (lambda s, y: F.unfold(y.flatten(0, 1)[:, None], 2), "8*b: p2 c8, ?, ?"),
         (lambda s, y: F.fold(y.flatten(2), (4, 3), 1), "b, 8: c8, ?, ?"),
