@@ -45,6 +45,7 @@ _LAYS_OUT = _VIEWS | {
 }  # fmt: skip
 # Lengths that windows inside of a call, and strides in front of it, do not bring to one.
 _LONG, _VERY_LONG = 16, 64
+_MOST = 100  # runs; a network of more inputs is bound to all of their sizes
 
 
 def lays_out(operator: str, *, weights: bool) -> bool:
@@ -100,26 +101,49 @@ class _Runs:
             waiting += [] if changes else _parts(kind)
             alike = [name for name in self._found if changes and all(self._is_alike(name, each) for each in changes)]
             for name in alike:
-                free[name] |= changes[-1]
+                free[name] |= changes[0]
             if len(alike) == len(self._found):
-                agreed |= changes[-1]
+                agreed |= changes[0]
+            if len(self._known) > _MOST:
+                free = {}
+                break
         axes = frozenset((at, dim) for at, shape in enumerate(self._shapes) for dim in range(len(shape)))
-        return {
-            name: axes - each.keys() if each and self._is_alike(name, each) else axes for name, each in free.items()
-        }
+        bound = {name: axes - each.keys() for name, each in free.items() if each and self._is_alike(name, each)}
+        return dict.fromkeys(self._found, axes) | bound
 
     def _taken(self, kind: tuple[InputAxis, ...], agreed: _Change) -> list[_Change]:
-        """Return a change of axes that the network takes, and a longer one if calls see none."""
+        """List changes that the network takes: of axes together, longer and shorter, and of each alone.
+
+        Shorter ones, and those of one axis, keep the samples of the example: another number may hide what they show.
+        Of long axes, one change is tried, a shorter one first, which costs less; none alone if it made them unlike.
+        """
+        is_long = all(self._shapes[at][dim] >= _VERY_LONG for at, dim in kind)
         for on in (agreed, {}) if agreed else ({},):
-            for change in _changes(kind, self._shapes):
-                if (again := self._at({**on, **change})) is None:
-                    continue
-                before = self._at(on) or {}
-                is_seen = all(name in again and again[name].shapes != before[name].shapes for name in self._found)
-                longer = {axis: length * math.ceil(_VERY_LONG / max(length, 1)) for axis, length in change.items()}
-                taken = [] if is_seen or self._at({**on, **longer}) is None else [{**on, **longer}]
-                return [{**on, **change}, *taken]
+            longer, shorter = _changes(kind, self._shapes)
+            first = self._first(on, [*shorter, *longer] if is_long else [*longer, *shorter])
+            if first is None:
+                continue
+            more = [None if is_long else self._first({}, shorter)]
+            if not self._is_seen(on, first):
+                very_long = {axis: length * math.ceil(_VERY_LONG / max(length, 1)) for axis, length in first.items()}
+                more.append(self._first({}, [very_long]))
+            is_alone = len({at for at, _ in kind}) == 1 and len({first[axis] for axis in kind}) > 1
+            parts = [] if is_long and is_alone else _parts(kind)
+            for part in parts:
+                parts += _parts(part)
+                longer, shorter = _changes(part, self._shapes, odd=True)
+                more += [self._first({}, each) for each in ([[*shorter, *longer]] if is_long else [longer, shorter])]
+            return [first, *(each for each in more if each is not None)]
         return []
+
+    def _first(self, on: _Change, changes: Iterable[_Change]) -> _Change | None:
+        """Return the first change that the network takes, on top of another one."""
+        return next((found for each in changes if self._at(found := {**on, **each}) is not None), None)
+
+    def _is_seen(self, on: _Change, change: _Change) -> bool:
+        """Tell whether a change gives another shape to something inside of each call."""
+        before, after = self._at(on) or {}, self._at(change) or {}
+        return all(name in after and after[name].shapes != before[name].shapes for name in self._found)
 
     def _is_alike(self, name: str, change: _Change) -> bool:
         """Tell whether a call lays out channels as at the example."""
@@ -155,23 +179,32 @@ def _parts(kind: tuple[InputAxis, ...]) -> list[tuple[InputAxis, ...]]:
     return [(axis,) for axis in kind] if len(kind) > 1 else []
 
 
-def _changes(kind: tuple[InputAxis, ...], shapes: Sequence[tuple[int, ...]]) -> Iterator[_Change]:
-    """Yield other lengths of some axes, if possible unlike each other, then alike.
+def _changes(
+    kind: tuple[InputAxis, ...], shapes: Sequence[tuple[int, ...]], *, odd: bool = False
+) -> tuple[list[_Change], list[_Change]]:
+    """List longer and shorter lengths of some axes, if possible unlike each other, then alike.
 
-    Of long ones, the shorter ones come first, which cost less.
+    ``odd``: first one that is no multiple of the length.
     """
     at, dim = kind[0]
     length = shapes[at][dim]
     if dim == 0 and len(shapes[at]) > 1:  # one sample more, or whole clips
-        yield dict.fromkeys(kind, length + 1)
-        yield dict.fromkeys(kind, 2 * length)
-        return
-    times = max(2, math.ceil(_LONG / max(length, 1)))
+        return [dict.fromkeys(kind, length + 1), dict.fromkeys(kind, 2 * length)], _positive(kind, [length - 1])
     dims = sorted({dim for _, dim in kind})
-    longer = [{(at, dim): length * (times + dims.index(dim)) for at, dim in kind}, dict.fromkeys(kind, length * times)]
-    shorter = [{(at, dim): length >> (1 + dims.index(dim)) for at, dim in kind}, dict.fromkeys(kind, length // 2)]
-    found = [*shorter, *longer] if length >= _VERY_LONG else [*longer, *shorter]
-    yield from (change for at, change in enumerate(found) if min(change.values()) > 0 and change not in found[:at])
+    times = max(2, math.ceil(_LONG / max(length, 1)))
+    unlike = {(at, dim): length * (times + dims.index(dim)) for at, dim in kind}
+    longer = [
+        *_positive(kind, [length + length // 2] * odd),
+        *([unlike] * (len(dims) > 1)),
+        *_positive(kind, [length * times]),
+    ]
+    unlike = {(at, dim): length >> (1 + dims.index(dim)) for at, dim in kind}
+    shorter = [*([unlike] * (len(dims) > 1 and min(unlike.values()) > 0)), *_positive(kind, [length // 2])]
+    return longer, shorter
+
+
+def _positive(kind: tuple[InputAxis, ...], lengths: Iterable[int]) -> list[_Change]:
+    return [dict.fromkeys(kind, length) for length in lengths if length > 0]
 
 
 def _changed(inputs: Inputs, change: _Change) -> Inputs:

@@ -95,6 +95,22 @@ def named_by_height(y):
     return y.view(y.shape[2], y.shape[1], -1)
 
 
+def in_squares(y):
+    return y.reshape(-1, y.shape[1], y.shape[2] * y.shape[2]).mean(2)
+
+
+def in_windows(y):
+    return y.reshape(-1, y.shape[1], y.shape[2] // 4, 4, y.shape[3]).mean((2, 3, 4))
+
+
+def in_long_windows(y):
+    return y.reshape(-1, y.shape[1], max(y.shape[2] // 8, 1) * 8, y.shape[3]).mean((2, 3))
+
+
+def cropped(y):
+    return y[:, :, :4, :4].reshape(-1, y.shape[1], 16).amax(2)
+
+
 def unshuffled(y):
     return F.pixel_unshuffle(y, y.shape[2])
 
@@ -132,6 +148,10 @@ def windows(y):
             (2, 1, 1),
             (2, 2, 1),
         ),
+        (lambda s, x: s.b(s.k(s.a(x))), Own(8, in_squares), (2, 4, 4), (2, 4, 8)),
+        (lambda s, x: s.b(s.k(s.a(x))), Own(8, in_windows), (2, 4, 4), (2, 6, 4)),
+        (lambda s, x: s.b(s.k(s.a(x))), Own(8, in_long_windows), (2, 8, 4), (2, 4, 4)),
+        (lambda s, x: s.b(s.k(s.a(x))), Own(8, cropped), (2, 4, 4), (4, 2, 4)),
         (lambda s, x: s.k(x).sin(), Own(3, lambda y: y.flatten(1)[:, :8]), (2, 1, 1), (2, 2, 1)),
         (lambda s, x: F.linear(s.k(x), s.k.vector[None]), Weighted(3, 64), (2, 2, 4), (2, 4, 2)),
         (lambda s, x: F.linear(s.k(s.a(x)), s.k.vector[None]), Weighted(8, 64), (2, 2, 4), (2, 4, 2)),

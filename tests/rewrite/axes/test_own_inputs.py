@@ -147,3 +147,19 @@ def test_an_input_without_samples_may_bind_own_code():
     points = torch.rand(2, dtype=torch.float64)
     made = narrowed(net, images(2, 4, 4), points[:1])
     assert_refused_at(*made, (images(2, 4, 4), points[:1]), (images(2, 4, 4), points))
+
+
+@pytest.mark.parametrize(
+    ("after", "given", "other"),
+    [
+        (lambda y, z: y.reshape(-1, *z.shape[1:]).mean((2, 3)), images(2, 4, 4), (2, 8, 8)),
+        (lambda y, z: y.reshape(len(z), y.shape[1], -1).mean(2), text(2, 4), (4, 4, 4)),
+    ],
+)
+def test_inputs_of_like_lengths_change_apart(after, given, other):
+    def forward(s, x, z):
+        return s.b(s.k(s.a(x), s.a(z) if z.dim() == 4 else z)).sum(0)
+
+    net = Net(forward, a=conv(3, 8), b=linear(8, 4), k=Own(8, after))
+    made = narrowed(net, images(2, 4, 4), given)
+    assert_refused_at(*made, (images(2, 4, 4), given), (images(*other), given))
