@@ -112,7 +112,7 @@ class _Runs:
         return dict.fromkeys(self._found, axes) | bound
 
     def _taken(self, kind: tuple[InputAxis, ...], agreed: _Change) -> list[_Change]:
-        """List changes that the network takes: of axes together, longer and shorter, and of each alone.
+        """List changes that the network takes: of axes together and alone, longer and shorter.
 
         Shorter ones, and those of one axis, keep the samples of the example: another number may hide what they show.
         Of long axes, one change is tried, a shorter one first, which costs less; none alone if it made them unlike.
