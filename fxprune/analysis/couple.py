@@ -193,7 +193,8 @@ class _Search:
     def bound(self, found: Analysis) -> Coupling:
         """Return a coupling that tells to which sizes own code is bound."""
         at_example, run = self.runs[found]
-        bound = bounds(at_example, self.inputs, run)
+        if not (bound := bounds(at_example, self.inputs, run)):
+            return found.coupling
         names = input_names(found.coupling.graph_module.graph, self.inputs)
         axes = {node: frozenset((names[at], dim) for at, dim in each) for node, each in bound.items()}
         nodes = found.coupling.nodes

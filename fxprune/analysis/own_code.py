@@ -104,7 +104,7 @@ class _Runs:
                 free[name] |= changes[0]
             if len(alike) == len(self._found):
                 agreed |= changes[0]
-            if len(self._known) > _MOST:
+            if len(self._known) >= _MOST:
                 free = {}
                 break
         axes = frozenset((at, dim) for at, shape in enumerate(self._shapes) for dim in range(len(shape)))
@@ -155,11 +155,11 @@ class _Runs:
         if not change:
             return self._found
         key = frozenset(change.items())
-        if key not in self._known:
+        if key not in self._known and len(self._known) < _MOST:
             self._known[key] = None
             with contextlib.suppress(FxpruneError):
                 self._known[key] = self._run(_changed(self._inputs, change))
-        return self._known[key]
+        return self._known.get(key)
 
 
 def _kinds(shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[InputAxis, ...]]:
